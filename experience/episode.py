@@ -1,0 +1,183 @@
+"""Episode: one (episode, segment, agent), checked once, then frozen."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experience.errors import reject
+
+SCHEMA_VERSION = 1
+
+
+class EpisodeKey(NamedTuple):
+    """What makes an episode unique in the ledger."""
+
+    client_id: str
+    episode_id: str
+    segment: int
+    agent_id: str
+
+    def digest(self) -> bytes:
+        """16 bytes that stand for the key in the ledger: sha256 over its JSON, cut."""
+        return hashlib.sha256(json.dumps(list(self), ensure_ascii=True).encode()).digest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One (episode, segment, agent) with T steps; every array is read-only and finite.
+
+    Attributes:
+        episode_id: the client's id; UUIDv7 is best.
+        segment: position of this piece in a session that never ends; 0 otherwise.
+        client_id: who wrote it; "" when it did not say.
+        agent_id: which agent of a shared environment; "" when there is one.
+        env_id, seed, tags: as the client gave them.
+        policy_version: the version that acted; None or 0: none of ours.
+        policy_digest: sha256 of that version's model file, when the client noted it.
+        started_at, ended_at, ingested_at: UTC, seconds since 1970.
+        source_sha256: sha256 of the file that it came from.
+        source_name: that file's name.
+        terminated, truncated: as the client said; never inferred.
+        incomplete: the file held no end for it: a prefix of an episode.
+        action: [T] int64 (discrete) or [T, A] float32 (continuous).
+        reward: [T] float64.
+        obs: [T + 1, ...] float32 or uint8; [T, ...] only when terminated or incomplete.
+        logp: [T] float64 log-probability under the behavior policy, or None.
+        mask: [T, N] bool, True where an action was allowed, or None.
+        policy_version_step: [T] int64, when the version changed during the episode, or None.
+        action_space, observation_shape: as declared by the client, or None.
+        info_json, extensions: passed through.
+    """
+
+    episode_id: str
+    action: NDArray[Any]
+    reward: NDArray[np.float64]
+    obs: NDArray[Any]
+    terminated: bool
+    truncated: bool
+    incomplete: bool = False
+    segment: int = 0
+    client_id: str = ""
+    agent_id: str = ""
+    env_id: str | None = None
+    seed: int | None = None
+    tags: tuple[str, ...] = ()
+    policy_version: int | None = None
+    policy_digest: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    ingested_at: float = 0.0
+    source_sha256: str = ""
+    source_name: str = ""
+    logp: NDArray[np.float64] | None = None
+    mask: NDArray[np.bool_] | None = None
+    policy_version_step: NDArray[np.int64] | None = None
+    action_space: Mapping[str, Any] | None = None
+    observation_shape: tuple[int, ...] | None = None
+    info_json: str | None = None
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check lengths, shapes and values once; raises InputError naming the field."""
+        _check_identity(self)
+        _check_lengths(self)
+        _check_values(self)
+        for array in (self.action, self.reward, self.obs, self.logp, self.mask, self.policy_version_step):
+            if array is not None:
+                array.setflags(write=False)
+
+    @property
+    def key(self) -> EpisodeKey:
+        """The ledger key."""
+        return EpisodeKey(self.client_id, self.episode_id, self.segment, self.agent_id)
+
+    @property
+    def n_steps(self) -> int:
+        """T."""
+        return len(self.reward)
+
+    @property
+    def total_reward(self) -> float:
+        """The undiscounted return."""
+        return float(self.reward.sum())
+
+    @cached_property
+    def row_sha256(self) -> str:
+        """Sha256 of the canonical row: what "the same bytes" means. Leaves out where it came from and when.
+
+        Covers identity, versions, outcome and every step; not ``ingested_at``, ``source_*``.
+        """
+        header = {
+            "key": list(self.key),
+            "env_id": self.env_id,
+            "seed": self.seed,
+            "policy_version": self.policy_version,
+            "outcome": [self.terminated, self.truncated, self.incomplete],
+        }
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        for name in ("obs", "action", "reward", "logp", "mask", "policy_version_step"):
+            array = getattr(self, name)
+            if array is not None:
+                digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+MAX_ID_CHARACTERS = 256
+
+
+def _check_identity(episode: Episode) -> None:
+    for name in ("episode_id", "client_id", "agent_id"):
+        text = getattr(episode, name)
+        if not isinstance(text, str) or len(text) > MAX_ID_CHARACTERS or not text.isprintable():
+            raise reject("bad_value", name, text, f"printable text of at most {MAX_ID_CHARACTERS} characters")
+    if not episode.episode_id:
+        raise reject("bad_value", "episode_id", "''", "text that is not empty")
+    if episode.segment < 0:
+        raise reject("bad_value", "segment", episode.segment, "an integer >= 0")
+    if episode.policy_version is not None and episode.policy_version < 0:
+        raise reject("bad_value", "policy_version", episode.policy_version, "null or an integer >= 0")
+
+
+def _check_lengths(episode: Episode) -> None:
+    steps = len(episode.reward)
+    if steps == 0:
+        raise reject("bad_shape", "reward", "0 steps", "at least one step")
+    if episode.reward.ndim != 1:
+        raise reject("bad_shape", "reward", f"shape {episode.reward.shape}", "shape [T]")
+    if episode.action.ndim not in (1, 2):
+        raise reject("bad_shape", "action", f"shape {episode.action.shape}", "shape [T] or [T, A]")
+    for name in ("action", "logp", "mask", "policy_version_step"):
+        array = getattr(episode, name)
+        if array is not None and len(array) != steps:
+            raise reject("bad_shape", name, f"{len(array)} steps", f"{steps} steps, as in reward")
+    if episode.obs.ndim < 1 or not _rows_fit(episode, steps):
+        accepted = f"{steps + 1} rows (T + 1)" + (f", or {steps} when terminated" * episode.terminated)
+        raise reject("bad_shape", "obs", f"{len(episode.obs)} rows", accepted)
+
+
+def _rows_fit(episode: Episode, steps: int) -> bool:
+    open_ended = episode.terminated or episode.incomplete
+    return len(episode.obs) == steps + 1 or (open_ended and len(episode.obs) == steps)
+
+
+def _check_values(episode: Episode) -> None:
+    for name in ("obs", "action", "reward", "logp"):
+        array = getattr(episode, name)
+        if array is None or array.dtype.kind != "f":
+            continue
+        bad = ~np.isfinite(array)
+        if bad.any():
+            where = int(np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))[0])
+            value = array.reshape(len(array), -1)[where][bad.reshape(len(array), -1)[where]][0]
+            raise reject("not_finite", f"{name}[{where}]", str(value), "finite numbers")
+    if episode.action.dtype.kind == "i" and (episode.action < 0).any():
+        raise reject("bad_value", "action", int(episode.action.min()), "integers >= 0")
+    if episode.logp is not None and episode.action.dtype.kind == "i" and (episode.logp > 1e-6).any():
+        raise reject("bad_value", "logp", float(episode.logp.max()), "log-probabilities <= 0")

@@ -1,0 +1,8 @@
+"""Policies: how they act, learn and are stored. Importing this package loads neither torch nor pyarrow."""
+
+from policies.actor import Actor
+from policies.errors import NoPolicyYet
+from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
+from policies.store import CheckpointStore
+
+__all__ = ["Actor", "CheckpointStore", "ContinuousSpace", "DiscreteSpace", "NoPolicyYet", "PolicySpec"]
