@@ -1,0 +1,114 @@
+"""What can go wrong with policies.
+
+PolicyError
+├── NoPolicyYet        no version has been published
+└── StoreError         the store could not do what was asked
+    ├── VersionDamaged   a version's files are not what its manifest says
+    ├── VersionPruned    a version's directory is gone, by retention
+    ├── NotAVersion      no such version was ever published
+    ├── AlreadyLearned   the head's ledger holds some of the episodes; carries their keys
+    ├── StoreBusy        the publish lock was held for too long
+    └── BadDelta         a delta that does not fit: shapes, names, finiteness, spec
+"""
+
+from collections.abc import Sequence
+
+from experience.episode import EpisodeKey
+
+
+class PolicyError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class NoPolicyYet(PolicyError):  # noqa: N818 - it says a state, not a fault
+    """No version has been published: act at random and log the log-probabilities with version 0."""
+
+
+class StoreError(PolicyError):
+    """The checkpoint store could not do what was asked; nothing was published."""
+
+
+class VersionDamaged(StoreError):  # noqa: N818 - it says a state
+    """A version whose files are not what its manifest says.
+
+    Attributes:
+        version: its number.
+        file: which file, relative to the version's directory.
+        reason: what was found and what was expected.
+    """
+
+    def __init__(self, *, version: int, file: str, reason: str) -> None:
+        super().__init__(f"version {version} is damaged: {file}: {reason}")
+        self.version = version
+        self.file = file
+        self.reason = reason
+
+
+class VersionPruned(StoreError):  # noqa: N818 - it says a state
+    """A version that existed, whose directory retention has removed.
+
+    Attributes:
+        version: its number.
+    """
+
+    def __init__(self, *, version: int) -> None:
+        super().__init__(f"version {version} has been pruned")
+        self.version = version
+
+
+class NotAVersion(StoreError):  # noqa: N818 - it says a state
+    """A number above every published version, or one that was never used.
+
+    Attributes:
+        version: the number.
+    """
+
+    def __init__(self, *, version: int) -> None:
+        super().__init__(f"there is no version {version}")
+        self.version = version
+
+
+class AlreadyLearned(StoreError):  # noqa: N818 - it says a state
+    """Some of the episodes are in the head's ledger: train again without them.
+
+    Attributes:
+        keys: those episodes.
+    """
+
+    def __init__(self, *, keys: Sequence[EpisodeKey]) -> None:
+        shown = ", ".join(
+            f"{key.client_id}/{key.episode_id}/{key.segment}/{key.agent_id}" for key in keys[:3]
+        )
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""  # noqa: PLR2004 - as many as are shown
+        super().__init__(f"{len(keys)} episodes are learned already: {shown}{more}")
+        self.keys = tuple(keys)
+
+
+class StoreBusy(StoreError):  # noqa: N818 - it says a state
+    """The publish lock was held by another process for longer than the timeout; try again.
+
+    Attributes:
+        path: the lock file.
+        timeout_s: how long was waited.
+    """
+
+    def __init__(self, *, path: str, timeout_s: float) -> None:
+        super().__init__(f"{path} is held by another process; waited {timeout_s} s")
+        self.path = path
+        self.timeout_s = timeout_s
+
+
+class BadDelta(StoreError):  # noqa: N818 - it names what is wrong
+    """A delta that the store does not accept.
+
+    Attributes:
+        field: which of its arrays or counters.
+        value: what was found.
+        accepted: what would be accepted.
+    """
+
+    def __init__(self, *, field: str, value: object, accepted: str) -> None:
+        super().__init__(f"delta.{field} is {value}; accepted: {accepted}")
+        self.field = field
+        self.value = value
+        self.accepted = accepted
