@@ -83,6 +83,7 @@ class LedgerEntry:
         key: the episode's key.
         row_sha256: hex digest of its canonical row.
         source_name, source_sha256: the file that it came from.
+        claim_id: the daemon's claim of that file, so that a claim left over by a crash is told from a second deposit.
         policy_version: the version that acted, None if unknown.
         n_steps, total_reward: its outcome.
         ingested_at: UTC seconds.
@@ -93,6 +94,7 @@ class LedgerEntry:
     row_sha256: str
     source_name: str = ""
     source_sha256: str = ""
+    claim_id: str = ""
     policy_version: int | None = None
     n_steps: int = 0
     total_reward: float = 0.0

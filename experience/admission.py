@@ -1,0 +1,172 @@
+"""Admission: which readable episodes may be learned from, and why not the others.
+
+Each rule is a small pure function of one episode and the rules; the first that objects gives the reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from experience.episode import Episode
+from experience.errors import Problem, reject
+
+MAX_AHEAD_S = 300.0
+"""How far ``ended_at`` may lie ahead: clocks of two machines rarely differ by more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is admitted.
+
+    Attributes:
+        max_age_s: oldest age in seconds since the episode ended.
+        max_staleness: most updates between the version that acted and the head.
+        width: "strict": observations of exactly the policy's shape; "padded": zeros fill narrower vectors up.
+        observation_shape: the policy's, None while it is not known yet.
+        n_actions: number of discrete actions, None when continuous or not known yet.
+        action_size: numbers in a continuous action, None when discrete or not known yet.
+    """
+
+    max_age_s: float
+    max_staleness: int
+    width: Literal["strict", "padded"] = "strict"
+    observation_shape: tuple[int, ...] | None = None
+    n_actions: int | None = None
+    action_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """When an episode is looked at.
+
+    Attributes:
+        age_s: seconds since it ended; negative when its clock is ahead.
+        allowance_s: how much both bounds on age widen because the wall clock jumped.
+        staleness: maps a version to its distance from the head in updates; None when it was never published.
+    """
+
+    age_s: float
+    staleness: Callable[[int], int | None]
+    allowance_s: float = 0.0
+
+
+def admit(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
+    """Say why ``episode`` is refused, or None when it is admitted."""
+    for rule in (
+        _complete,
+        _not_ahead,
+        _young,
+        _known_version,
+        _fresh,
+        _observation_fits,
+        _action_fits,
+        _mask_fits,
+    ):
+        problem = rule(episode, rules, sight)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _problem(reason: str, field: str, value: object, accepted: str) -> Problem:
+    return reject(reason, field, value, accepted).problem
+
+
+def _complete(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
+    if episode.incomplete and len(episode.obs) < 2:  # noqa: PLR2004 - a step and the observation after it
+        return _problem("incomplete", "obs", "1 row and no end", "an end line, or at least two observations")
+    return None
+
+
+def _not_ahead(episode: Episode, _rules: Rules, sight: Sight) -> Problem | None:
+    if -sight.age_s > MAX_AHEAD_S + sight.allowance_s:
+        value = f"{episode.ended_at} ({-sight.age_s:.0f} s ahead)"
+        return _problem(
+            "future", "ended_at", value, f"at most {MAX_AHEAD_S:.0f} s ahead of this machine's clock"
+        )
+    return None
+
+
+def _young(_episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
+    if sight.age_s > rules.max_age_s + sight.allowance_s:
+        accepted = f"at most {rules.max_age_s:g} s ([admission] max_age_s)"
+        return _problem("too_old", "ended_at", f"{sight.age_s:.0f} s ago", accepted)
+    return None
+
+
+def acting_versions(episode: Episode) -> list[int]:
+    """Return the versions of ours that acted in ``episode``, ascending; [] when none did or it does not say."""
+    if episode.policy_version_step is not None:
+        return [int(version) for version in np.unique(episode.policy_version_step) if version > 0]
+    return [episode.policy_version] if episode.policy_version else []
+
+
+def _known_version(episode: Episode, _rules: Rules, sight: Sight) -> Problem | None:
+    for version in acting_versions(episode):
+        if sight.staleness(version) is None:
+            accepted = "a published version, or null / 0 when none acted"
+            return _problem("unknown_version", "policy_version", version, accepted)
+    return None
+
+
+def _fresh(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
+    for version in acting_versions(episode):
+        staleness = sight.staleness(version)
+        if staleness is not None and staleness > rules.max_staleness:
+            value = f"{version} ({staleness} updates behind)"
+            accepted = f"at most {rules.max_staleness} updates behind ([admission] max_staleness)"
+            return _problem("too_stale", "policy_version", value, accepted)
+    return None
+
+
+def _observation_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
+    expected, found = rules.observation_shape, episode.obs.shape[1:]
+    if expected is None or found == expected or _pads(found, expected, rules.width):
+        return None
+    accepted = f"shape {list(expected)}"
+    if rules.width == "padded" and len(expected) == 1:
+        accepted += " or narrower"
+    return _problem("observation_width", "obs", f"shape {list(found)}", accepted)
+
+
+def _pads(found: tuple[int, ...], expected: tuple[int, ...], width: str) -> bool:
+    return width == "padded" and len(found) == len(expected) == 1 and found[0] < expected[0]
+
+
+def _action_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
+    action = episode.action
+    if rules.n_actions is not None:
+        accepted = f"integers 0 … {rules.n_actions - 1} ([policy] action)"
+        if action.dtype.kind != "i" or action.ndim != 1:
+            return _problem(
+                "action_space", "action", f"{action.dtype} of shape {list(action.shape)}", accepted
+            )
+        if action.max() >= rules.n_actions:
+            return _problem("action_space", "action", int(action.max()), accepted)
+    if rules.action_size is not None and (
+        action.dtype.kind != "f" or action.shape[1:] != (rules.action_size,)
+    ):
+        value = f"{action.dtype} of shape {list(action.shape)}"
+        accepted = f"floats of shape [T, {rules.action_size}] ([policy] action)"
+        return _problem("action_space", "action", value, accepted)
+    return None
+
+
+def _mask_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
+    if episode.mask is None:
+        return None
+    if episode.action.dtype.kind != "i" or episode.mask.ndim != 2:  # noqa: PLR2004 - [T, N]
+        return _problem(
+            "mask", "mask", f"shape {list(episode.mask.shape)}", "shape [T, N], with discrete actions"
+        )
+    width = episode.mask.shape[1]
+    if width != (rules.n_actions or width) or episode.action.max() >= width:
+        return _problem("mask", "mask", f"{width} columns", "one column an action")
+    forbidden = np.flatnonzero(~episode.mask[np.arange(episode.n_steps), episode.action])
+    if len(forbidden):
+        step = int(forbidden[0])
+        value = f"forbids action {int(episode.action[step])}, which was taken"
+        return _problem("mask", f"mask[{step}]", value, "a mask that allows the action taken")
+    return None
