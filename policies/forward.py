@@ -1,0 +1,110 @@
+"""Forward passes of a policy's named arrays in numpy: batched, and one observation at a time."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.checkpoint import Arrays
+from policies.normalizer import CLIP, RunningStatistics
+from policies.spec import PolicySpec
+
+Rows = NDArray[np.float32]
+
+
+def policy_outputs(
+    weights: Arrays, spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.generic]
+) -> Rows:
+    """Logits (discrete) or means (continuous), float32 [B, outputs], of observations [B, *shape].
+
+    y = W_n · act(… act(W_0 x̂ + b_0)) + b_n, with x̂ normalized when ``spec.normalize``, else the observation.
+    """
+    return _network("policy", weights, spec, _inputs(spec, normalizer, obs))
+
+
+def values(
+    weights: Arrays, spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.generic]
+) -> Rows:
+    """Outputs of the value network, float32 [B], of observations [B, *shape]."""
+    return _network("value", weights, spec, _inputs(spec, normalizer, obs))[:, 0]
+
+
+def _inputs(spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.generic]) -> Rows:
+    if obs.shape[1:] != spec.observation_shape or obs.ndim == 0:
+        raise ValueError(f"observations have shape {obs.shape}; accepted: (B, {_commas(spec)})")
+    rows = obs.reshape(len(obs), spec.inputs).astype(np.float32, copy=False)
+    return normalizer.normalize(rows) if spec.normalize else rows
+
+
+def _commas(spec: PolicySpec) -> str:
+    return ", ".join(str(size) for size in spec.observation_shape)
+
+
+def _network(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Rows:
+    activate = _activation(spec)
+    last = len(spec.hidden)
+    for i in range(last + 1):
+        rows = rows @ weights[f"{network}.{i}.weight"].T + weights[f"{network}.{i}.bias"]
+        if i < last:
+            activate(rows, rows)
+    return rows
+
+
+def _activation(spec: PolicySpec) -> Callable[[Rows, Rows], object]:
+    return np.tanh if spec.activation == "tanh" else _relu
+
+
+def _relu(rows: Rows, out: Rows) -> Rows:
+    return np.maximum(rows, np.float32(0), out=out)
+
+
+class SingleForward:
+    """The policy network for one observation at a time, without allocating anything.
+
+    Each layer's input buffer has a last element that stays 1 and each layer's matrix has the bias as its last
+    row, so that a layer is one matrix-vector product. At this size the cost is the number of numpy calls.
+
+    Args:
+        weights: as named by ``spec.shapes()``; copied.
+        spec: shapes, activation, whether to normalize.
+        normalizer: observation statistics; read when ``spec.normalize``.
+    """
+
+    def __init__(self, weights: Arrays, spec: PolicySpec, normalizer: RunningStatistics) -> None:
+        widths = (spec.inputs, *spec.hidden, spec.action.outputs)
+        buffers = [np.ones(width + 1, np.float32) for width in widths]
+        matrices = [_with_bias(weights, i) for i in range(len(widths) - 1)]
+        self._shape = spec.observation_shape
+        self._input = buffers[0][:-1].reshape(spec.observation_shape)
+        self._flat = buffers[0][:-1]
+        self._scale = normalizer.scale() if spec.normalize else None
+        self._activate = _activation(spec)
+        outs = [buffer[:-1] for buffer in buffers[1:]]
+        layers = list(zip(buffers, matrices, outs, strict=False))
+        self._hidden, (self._last_input, self._last_matrix, self._output) = layers[:-1], layers[-1]
+
+    def __call__(self, obs: NDArray[np.generic]) -> Rows:
+        """Logits or means, float32 [outputs], of one observation; overwritten by the next call."""
+        if obs.shape != self._shape:
+            raise ValueError(f"observation has shape {obs.shape}; the policy's is {self._shape}")
+        self._input[...] = obs
+        if self._scale is not None:
+            self._normalize(*self._scale)
+        dot, activate = np.dot, self._activate
+        for source, matrix, out in self._hidden:
+            dot(source, matrix, out)
+            activate(out, out)
+        return dot(self._last_input, self._last_matrix, self._output)
+
+    def _normalize(self, mean: Rows, inverse: Rows) -> None:
+        flat = self._flat
+        np.subtract(flat, mean, flat)
+        np.multiply(flat, inverse, flat)
+        np.minimum(flat, np.float32(CLIP), flat)
+        np.maximum(flat, np.float32(-CLIP), flat)
+
+
+def _with_bias(weights: Arrays, layer: int) -> Rows:
+    """[in + 1, out], C-contiguous: the transposed matrix with the bias below it."""
+    matrix, bias = weights[f"policy.{layer}.weight"], weights[f"policy.{layer}.bias"]
+    return np.ascontiguousarray(np.vstack([matrix.T, bias]), dtype=np.float32)
