@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 from experience.episode import EpisodeKey
 
+SHOWN = 3
+
 
 class PolicyError(Exception):
     """Anything that this package raises on purpose."""
@@ -77,9 +79,9 @@ class AlreadyLearned(StoreError):  # noqa: N818 - it says a state
 
     def __init__(self, *, keys: Sequence[EpisodeKey]) -> None:
         shown = ", ".join(
-            f"{key.client_id}/{key.episode_id}/{key.segment}/{key.agent_id}" for key in keys[:3]
+            f"{key.client_id}/{key.episode_id}/{key.segment}/{key.agent_id}" for key in keys[:SHOWN]
         )
-        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""  # noqa: PLR2004 - as many as are shown
+        more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
         super().__init__(f"{len(keys)} episodes are learned already: {shown}{more}")
         self.keys = tuple(keys)
 
