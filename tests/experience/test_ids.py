@@ -1,0 +1,28 @@
+import time
+import uuid
+
+from experience import ids
+from experience.ids import uuid7
+
+
+def test_is_a_version_7_uuid_that_holds_its_time():
+    made = uuid.UUID(uuid7(1_700_000_000.5))
+    assert made.version == 7
+    assert made.variant == uuid.RFC_4122
+    assert made.int >> 80 == 1_700_000_000_500
+
+
+def test_ascends_strictly_and_never_repeats():
+    made = [uuid7() for _ in range(20_000)]
+    assert made == sorted(set(made))
+
+
+def test_ascends_while_the_clock_is_set_back(monkeypatch):
+    before = uuid7()
+    real = time.time_ns
+    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 3600 * 10**9)
+    assert uuid7() > before
+
+
+def test_same_time_gives_another_id():
+    assert uuid7(1.0) != uuid7(1.0)
