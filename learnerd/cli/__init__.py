@@ -1,0 +1,85 @@
+"""The command line: one module a command, imported when it is called. Loads nothing heavy."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from learnerd.errors import LearnerdError
+from learnerd.exit_codes import ExitCode
+
+COMMANDS = ("demo", "setup", "run", "status", "replay", "config", "versions")
+"""Each is ``learnerd.cli.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``."""
+
+
+class _Commands(TyperGroup):
+    """Finds a command by importing its module, so that ``status`` does not pay for ``demo``."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"learnerd.cli.{cmd_name}")
+        app: typer.Typer | None = getattr(module, "app", None)
+        if app is None:
+            app = _typer()
+            app.command(name=cmd_name)(module.command)
+        command = typer.main.get_command(app)
+        command.name = cmd_name
+        return command
+
+
+def _typer(**options: Any) -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)
+
+
+app = _typer(cls=_Commands, no_args_is_help=True)
+
+
+@app.callback()
+def _learnerd(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The configuration; also after the command."),
+    ] = None,
+) -> None:
+    """Learn in the background: episode files go in, better policies come out."""
+    ctx.obj = config
+
+
+def main() -> None:
+    """Run the command line and exit with its code.
+
+    An error is one line; with LEARNERD_DEBUG=1 it is a traceback.
+    """
+    try:
+        typer.main.get_command(app)(prog_name="learnerd")
+    except Exception as error:
+        if os.environ.get("LEARNERD_DEBUG") == "1":
+            raise
+        print(_one_line(error), file=sys.stderr)  # noqa: T201 - standard error is the place for it
+        sys.exit(_exit_code(error))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, LearnerdError):
+        return f"learnerd: {error}"
+    text = " ".join(str(error).split())
+    return f"learnerd: {type(error).__name__}: {text} (LEARNERD_DEBUG=1 shows where)"
+
+
+def _exit_code(error: Exception) -> ExitCode:
+    if isinstance(error, LearnerdError):
+        return error.exit_code
+    # Whoever raised it has loaded the module; importing it here would load NumPy for every error.
+    policies = sys.modules.get("policies.errors")
+    if policies is not None and isinstance(error, policies.StoreBusy):
+        return ExitCode.RETRYABLE
+    return ExitCode.FAILURE

@@ -1,0 +1,33 @@
+"""``learnerd run``: the daemon in the foreground."""
+
+import os
+from typing import Annotated, Literal
+
+import typer
+
+from learnerd import log
+from learnerd.cli.options import ConfigOption, read_config
+
+
+def command(
+    ctx: typer.Context,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="One scan, all its batches, then exit.")] = False,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Exit when every waiting file has been dealt with.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Learn from the spool until stopped; SIGTERM learns what is waiting, publishes and exits."""
+    if once and until_idle:
+        raise typer.BadParameter("--once and --until-idle exclude each other")
+    settings = read_config(ctx, config)
+    log.configure(form=settings.telemetry.log, level=settings.telemetry.level)
+    # OpenMP reads it when torch is loaded: spinning threads starve the decoder on a small machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from learnerd.daemon import run  # noqa: PLC0415 - loads torch
+
+    mode: Literal["forever", "once", "until_idle"] = (
+        "once" if once else "until_idle" if until_idle else "forever"
+    )
+    raise typer.Exit(run(settings, mode=mode))

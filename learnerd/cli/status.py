@@ -1,0 +1,133 @@
+"""``learnerd status``: is it running, does it learn, what is wrong. Needs no running daemon."""
+
+from typing import Any
+
+import typer
+
+from learnerd import status_file
+from learnerd.cli.options import ConfigOption, JsonOption, ago, local_time, print_json, read_config
+from learnerd.exit_codes import ExitCode
+
+STATES = {
+    "starting": "starting",
+    "running": "running",
+    "draining": "stopping, learning what is left",
+    "stopped": "stopped",
+    "dead": "dead: it ended without saying so",
+    "never": "never ran here",
+}
+
+
+def command(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show what the daemon does; exit code 3 when it is down, 4 when something is wrong with it."""
+    document = status_file.live_document(read_config(ctx, config))
+    if as_json:
+        print_json({name: value for name, value in document.items() if name != "process"})
+    else:
+        _print(document)
+    if not status_file.is_alive(document):
+        raise typer.Exit(ExitCode.DAEMON_DOWN)
+    if not status_file.is_healthy(document):
+        raise typer.Exit(ExitCode.DEGRADED)
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - not needed for --json
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    written_at = document["process"]["written_at"]
+    for name, text in _lines(document, written_at):
+        table.add_row(name, escape(text))
+    console = Console(highlight=False, emoji=False)
+    console.print(table)
+    for alarm in document["alarms"]:
+        style = "yellow" if alarm.get("level") == "notice" else "red"
+        since = f" (since {local_time(alarm['since'])})" if isinstance(alarm["since"], int | float) else ""
+        console.print(f"[{style}]! {escape(_printable(alarm['message']))}[/]{since}", soft_wrap=True)
+        console.print(f"  {escape(_printable(alarm['remedy']))}", soft_wrap=True)
+
+
+def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str, str]]:
+    daemon, policy, episodes = document["daemon"], document["policy"], document["episodes"]
+    learning, latency, disk = document["learning"], document["latency"], document["disk"]
+    state = STATES.get(daemon["state"], daemon["state"])
+    if status_file.is_alive(document):
+        state += (
+            f" for {ago(daemon['uptime_s'])} (pid {daemon['pid']}, {daemon['device'] or 'device unknown'})"
+        )
+    elif written_at is not None:
+        word = "since" if daemon["state"] == "stopped" else "last sign of life"
+        state += f", {word} {local_time(written_at)} ({ago(document['process']['silent_s'])} ago)"
+    return [
+        ("daemon", state),
+        ("policy", _policy(policy, written_at, document["process"]["silent_s"])),
+        ("learned", f"{_number(episodes['learned'])} episodes"),
+        ("refused", _reasons(episodes["refused"])),
+        ("quarantined", _reasons(episodes["quarantined"])),
+        ("waiting", _waiting(episodes)),
+        (
+            "return",
+            (
+                f"mean of the last 100: {_number(learning['return_mean_100'])}, "
+                f"last: {_number(learning['return_last'])}"
+            ),
+        ),
+        (
+            "learning",
+            (
+                f"{_number(learning['updates'])} updates, "
+                f"effective share {_number(learning['ess_fraction'])}, "
+                f"entropy {_number(learning['entropy'])}, staleness {_number(learning['staleness_mean'])}"
+            ),
+        ),
+        (
+            "latency",
+            (
+                f"from drop to publish {_number(latency['drop_to_publish_p50_s'])} s in half of the cases, "
+                f"{_number(latency['drop_to_publish_p99_s'])} s in 99 of 100"
+            ),
+        ),
+        ("disk", f"{_bytes(disk['free_bytes'])} free"),
+    ]
+
+
+def _policy(policy: dict[str, Any], written_at: float | None, silent_s: float | None) -> str:
+    if policy["version"] is None:
+        return "no version yet"
+    text = f"version {policy['version']}, {policy['algorithm']}, {_number(policy['parameters'])} parameters"
+    if written_at is None or silent_s is None or not isinstance(policy["published_at"], int | float):
+        return text
+    return f"{text}, published {ago(max(0.0, written_at + silent_s - policy['published_at']))} ago"
+
+
+def _waiting(episodes: dict[str, Any]) -> str:
+    if episodes["pending"] is None:
+        return "unknown: the spool cannot be listed"
+    oldest = episodes["oldest_pending_age_s"]
+    return f"{episodes['pending']} files" + (f", the oldest for {ago(oldest)}" if oldest is not None else "")
+
+
+def _reasons(counts: Any) -> str:
+    if not isinstance(counts, dict) or not counts:
+        return "none"
+    each = ", ".join(f"{count} {_printable(reason)}" for reason, count in sorted(counts.items()))
+    return f"{sum(counts.values())} ({each})"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else _printable(value)
+
+
+def _bytes(count: Any) -> str:
+    return f"{count / 2**30:.1f} GiB" if isinstance(count, int) else "-"
+
+
+def _printable(value: Any) -> str:
+    """Messages may quote what a client wrote: no terminal escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))

@@ -1,0 +1,190 @@
+"""Config: everything that ``config.toml`` says, checked once and frozen.
+
+Loads neither torch, NumPy nor pyarrow.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import PrivateAttr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from learnerd import config_problems
+from learnerd.config_tables import (
+    Admission,
+    Batch,
+    Daemon,
+    Learner,
+    Merge,
+    Paths,
+    Policy,
+    QuarantineRetention,
+    Retention,
+    Schedule,
+    Store,
+    Table,
+    Telemetry,
+)
+from learnerd.errors import ConfigError, ConfigProblem
+
+__all__ = ["TEMPLATE", "Config", "ConfigError", "ConfigProblem", "find_config", "load_config"]
+
+FILE_NAME = "config.toml"
+TEMPLATE = Path(__file__).with_name(FILE_NAME)
+ENV_PREFIX = "LEARNERD_"
+ENV_FILE = "LEARNERD_CONFIG"
+LEARNING_TABLES = ("policy", "learner", "batch", "admission", "merge")
+
+
+class Config(Table):
+    """One table an attribute; ``load_config`` makes it, tests may build it from the tables."""
+
+    paths: Paths = Paths()
+    policy: Policy = Policy()
+    learner: Learner = Learner()
+    daemon: Daemon = Daemon()
+    batch: Batch = Batch()
+    admission: Admission = Admission()
+    merge: Merge = Merge()
+    store: Store = Store()
+    archive: Retention = Retention()
+    quarantine: QuarantineRetention = QuarantineRetention()
+    schedule: Schedule = Schedule()
+    telemetry: Telemetry = Telemetry()
+
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """Where it was read from; None when it was built by hand."""
+        return self._file
+
+    def digest(self) -> str:
+        """Sha256 over the canonical JSON of the tables that change what is learned."""
+        learning = self.model_dump(mode="json", include=set(LEARNING_TABLES))
+        text = json.dumps(learning, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _check_across_tables(self) -> Self:
+        if self.store.keep_last < self.admission.max_staleness:
+            # An episode may be that many updates old, and its version's weights are needed to learn from it.
+            raise _across(
+                "store",
+                "keep_last",
+                str(self.store.keep_last),
+                f"at least [admission] max_staleness, which is {self.admission.max_staleness}",
+            )
+        if self.learner.algorithm == "ppo" and self.learner.baseline != "value":
+            # PPO's advantages are estimated with the value network.
+            raise _across(
+                "learner", "baseline", json.dumps(self.learner.baseline), '"value" with algorithm "ppo"'
+            )
+        if self.learner.algorithm == "ppo" and self.learner.lr_scaling == "sum":
+            accepted = '"sqrt", "linear" or "none" with algorithm "ppo"'
+            raise _across("learner", "lr_scaling", '"sum"', accepted)
+        spool, state = (path.resolve() for path in (self.paths.spool, self.paths.state))
+        if spool.is_relative_to(state) or state.is_relative_to(spool):
+            raise _across("paths", "state", json.dumps(str(state)), f"a folder apart from spool, {spool}")
+        return self
+
+
+def find_config(path: Path | None, env: Mapping[str, str]) -> Path:
+    """``path``, else ./config.toml, else $LEARNERD_CONFIG, else the user's config folder.
+
+    Raises:
+        ConfigError: none of them is there.
+    """
+    if path is not None:
+        return path.absolute()
+    home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config")
+    named = [Path(env[ENV_FILE])] if env.get(ENV_FILE) else []
+    candidates = [Path(FILE_NAME), *named, home / "learnerd" / FILE_NAME]
+    for candidate in candidates:
+        # A file that $LEARNERD_CONFIG names and that is missing is a mistake, not a reason to look on.
+        if candidate in named or candidate.exists():
+            return candidate.absolute()
+    looked_at = ", ".join(str(candidate) for candidate in candidates)
+    raise ConfigError(
+        [
+            ConfigProblem(
+                source=FILE_NAME,
+                value="not found",
+                accepted=f"one of {looked_at}",
+                hint="`learnerd setup` writes one; --config FILE names another",
+            )
+        ]
+    )
+
+
+def load_config(path: Path | None, env: Mapping[str, str]) -> Config:
+    """Find, read and check the configuration; ``LEARNERD_<TABLE>_<KEY>`` in ``env`` overrides the file.
+
+    Raises:
+        ConfigError: one problem a wrong key, each naming source, table, key, value and what is accepted.
+    """
+    file = find_config(path, env)
+    tables = _read_toml(file)
+    origins = _override(tables, env)
+    try:
+        config = Config.model_validate(tables, context={"folder": file.parent})
+    except ValidationError as error:
+        problems = config_problems.explain(error, Config, file=str(file), found=tables, origins=origins)
+        raise ConfigError(problems) from None
+    config._file = file  # noqa: SLF001 - set once, by the only reader
+    return config
+
+
+def _across(table: str, key: str, value: str, accepted: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "across_tables", "", {"table": table, "key": key, "value": value, "accepted": accepted}
+    )
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        problem, accepted = f"not readable: {error.strerror}", "a readable TOML file"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        problem, accepted = f"no TOML: {error or 'nested too deeply'}", "TOML in UTF-8, see https://toml.io"
+    raise ConfigError([ConfigProblem(source=str(file), value=problem, accepted=accepted)])
+
+
+def _override(tables: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """Put the environment's values into ``tables``; return which (table, key) came from which variable."""
+    origins: dict[tuple[str, str], str] = {}
+    names = tuple(Config.model_fields)
+    for variable in sorted(name for name in env if name.startswith(ENV_PREFIX)):
+        name, _, key = variable.removeprefix(ENV_PREFIX).lower().partition("_")
+        if name in names and key:
+            table = tables.setdefault(name, {})
+            if isinstance(table, dict):
+                table[key] = _environment_value(env[variable])
+                origins[name, key] = f"${variable}"
+        elif key and (meant := config_problems.closest(name, names)):
+            # Other LEARNERD_ variables may belong to others: Kubernetes sets LEARNERD_PORT for a service.
+            raise ConfigError(
+                [
+                    ConfigProblem(
+                        source=f"${variable}",
+                        value=f"for no table: {name!r}",
+                        accepted="LEARNERD_<TABLE>_<KEY>",
+                        hint=f"did you mean {ENV_PREFIX}{meant.upper()}_{key.upper()}?",
+                    )
+                ]
+            )
+    return origins
+
+
+def _environment_value(text: str) -> Any:
+    """TOML value syntax; whatever is not TOML is text, so that paths need no quotes."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return parsed["value"] if parsed.keys() == {"value"} else text

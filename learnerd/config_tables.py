@@ -1,0 +1,222 @@
+"""The tables of ``config.toml``: names, types, bounds and defaults; ``config.toml`` itself says why for each.
+
+Units are in the names: ``_s`` seconds, ``_minutes``, ``_days``, ``_bytes``, ``_episodes``, ``_steps``.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+if TYPE_CHECKING:
+    from policies.settings import LearnerSettings
+    from policies.spec import ActionSpace
+
+ACCEPTED_ACTION = '{ kind = "discrete", n = 2 } or { kind = "continuous", shape = [1] }'
+
+CRON_FIELD = re.compile(r"(\*|[0-9]+(-[0-9]+)?|[a-z]{3}(-[a-z]{3})?)(/[1-9][0-9]*)?", re.IGNORECASE)
+CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _to_path(value: Any, info: ValidationInfo) -> Any:
+    """Text becomes a path; a relative one is relative to the config file's folder."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return value
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / Path(value).expanduser()
+
+
+def _check_cron(text: str) -> str:
+    fields = text.split()
+    if len(fields) != len(CRON_LIMITS):
+        raise ValueError("a cron line has five fields")
+    for field, (low, high) in zip(fields, CRON_LIMITS, strict=True):
+        for part in field.split(","):
+            if not CRON_FIELD.fullmatch(part):
+                raise ValueError(f"{part!r} is no cron field")
+            if any(not low <= int(number) <= high for number in re.findall(r"\d+", part.split("/")[0])):
+                raise ValueError(f"{part!r} is outside {low}-{high}")
+    return text
+
+
+Folder = Annotated[Path, BeforeValidator(_to_path), Field(description="a folder's name, as text")]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+PositiveOrZero = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Widths = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(_to_tuple),
+    Field(min_length=1, description="a list of integers >= 1, such as [64, 64]"),
+]
+Cron = Annotated[
+    str,
+    AfterValidator(_check_cron),
+    Field(description='five cron fields (minute hour day month weekday), such as "30 3 * * *"'),
+]
+
+
+class Table(BaseModel):
+    """A table: no other keys, no change after it was read, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Paths(Table):
+    """Where the spool and the state are."""
+
+    spool: Folder = Path("spool")
+    state: Folder = Path("state")
+
+
+class DiscreteAction(Table):
+    """Actions 0 … n - 1."""
+
+    kind: Literal["discrete"]
+    n: Count
+
+
+class ContinuousAction(Table):
+    """Actions of ``shape[0]`` real numbers."""
+
+    kind: Literal["continuous"]
+    shape: Annotated[tuple[Count], BeforeValidator(_to_tuple)]
+
+
+class Policy(Table):
+    """The network; shapes that are left out come from the first episodes."""
+
+    observation_shape: Widths | None = Field(default=None, description="a list of integers >= 1, such as [4]")
+    action: DiscreteAction | ContinuousAction | None = Field(
+        default=None, discriminator="kind", description=ACCEPTED_ACTION
+    )
+    hidden: Widths = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    normalize: bool = False
+
+    def action_space(self) -> "ActionSpace | None":
+        """The action space as the policies package has it; None when left out."""
+        from policies.spec import action_space_from_json  # noqa: PLC0415 - loads numpy
+
+        return None if self.action is None else action_space_from_json(self.action.model_dump(mode="json"))
+
+
+class Learner(Table):
+    """How a batch changes the policy."""
+
+    algorithm: Literal["ppo", "reinforce"] = "ppo"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: CountOrZero = 0
+    learning_rate: Positive = 5e-4
+    lr_scaling: Literal["sqrt", "linear", "none", "sum"] = "sqrt"
+    reference_batch_episodes: Count = 8
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    epochs: Count = 4
+    minibatches: Count = 4
+    baseline: Literal["value", "ema", "batch_mean", "leave_one_out"] = "value"
+    threads: Literal["auto"] | Count = Field(default="auto", description='"auto" or an integer >= 1')
+    clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    ratio_cap: Annotated[float, Field(ge=1)] = 10.0
+    prox_decay: Annotated[float, Field(ge=0, lt=1)] = 0.889
+    ess_min: Fraction = 0.3
+    entropy_bonus: PositiveOrZero = 0.005
+    max_grad_norm: Positive = 0.5
+    value_max_grad_norm: Positive = 10.0
+    target_kl: PositiveOrZero = 0.0
+    popart_rate: Fraction = 0.1
+    ema_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    optimizer: Literal["adam", "sgd"] = "adam"
+
+    def settings(self) -> "LearnerSettings":
+        """These keys as the learner takes them."""
+        from policies.settings import LearnerSettings  # noqa: PLC0415 - loads numpy
+
+        return LearnerSettings(**self.model_dump(exclude={"device", "seed", "threads"}))
+
+
+class Daemon(Table):
+    """This process."""
+
+    name: str = Field(
+        default="daemon",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="1 to 64 letters, digits, '.', '_' or '-', as text; the first a letter or a digit",
+    )
+
+
+class Batch(Table):
+    """When a batch closes and how it is cut."""
+
+    min_episodes: Count = 8
+    max_wait_s: PositiveOrZero = 5.0
+    chunk_episodes: Count = 8
+    max_steps: Count = 200_000
+    max_chunks: Count = 8
+
+
+class Admission(Table):
+    """Which episodes are learned from."""
+
+    max_age_s: Positive = 3600.0
+    max_staleness: CountOrZero = 64
+    width: Literal["strict", "padded"] = "strict"
+    settle_s: PositiveOrZero = 2.0
+    max_file_bytes: Annotated[int, Field(ge=1, le=67_108_864)] = 67_108_864
+
+
+class Merge(Table):
+    """What happens when an online learner published in the meantime."""
+
+    weighting: Literal["none"] = "none"
+    online_weight: Fraction = 1.0
+    drift_limit: PositiveOrZero = 0.0
+
+
+class Store(Table):
+    """How many versions are kept."""
+
+    keep_last: Count = 80
+    keep_every: CountOrZero = 100
+    keep_minutes: PositiveOrZero = 10.0
+    keep_bytes: Count = 10_737_418_240
+
+
+class Retention(Table):
+    """How long files are kept."""
+
+    keep_days: PositiveOrZero = 30.0
+    keep_bytes: CountOrZero = 10_737_418_240
+
+
+class QuarantineRetention(Retention):
+    """How long unreadable files are kept."""
+
+    keep_bytes: CountOrZero = 1_073_741_824
+
+
+class Schedule(Table):
+    """What happens by the clock."""
+
+    rescan_s: Positive = 10.0
+    quiet: Annotated[tuple[str, ...], BeforeValidator(_to_tuple)] = Field(
+        default=(), max_length=0, description="[]; quiet hours come with a later release"
+    )
+    compact: Cron = "30 3 * * *"
+
+
+class Telemetry(Table):
+    """What the daemon tells about itself."""
+
+    log: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    http: Literal[""] = Field(default="", description='""; the HTTP endpoint comes with a later release')
+    tensorboard: Literal[False] = Field(
+        default=False, description="false; TensorBoard comes with a later release"
+    )

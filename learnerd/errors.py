@@ -1,0 +1,55 @@
+"""What can go wrong around the learner; each error knows the exit code of a command that ends with it.
+
+LearnerdError         1
+└── ConfigError       6, carries one ConfigProblem per wrong key
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from learnerd.exit_codes import ExitCode
+
+
+class LearnerdError(Exception):
+    """Any error of this package; its text is for the user, on one line."""
+
+    exit_code: ExitCode = ExitCode.FAILURE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigProblem:
+    """One thing that is wrong with the configuration.
+
+    Attributes:
+        source: the file, or the environment variable.
+        table: the table's name; "" when the whole file is concerned.
+        key: the key's name; "" when the whole table is concerned.
+        value: what was found, as text.
+        accepted: what would have been accepted.
+        hint: one more sentence that helps, or "".
+    """
+
+    source: str
+    table: str = ""
+    key: str = ""
+    value: str
+    accepted: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """One line: source, table, key, value, what would be accepted."""
+        place = " ".join(part for part in (f"[{self.table}]" if self.table else "", self.key) if part)
+        subject = f"{self.source}: {place} is {self.value}" if place else f"{self.source}: {self.value}"
+        line = f"{subject}; accepted: {self.accepted}" + (f" ({self.hint})" if self.hint else "")
+        # TOML keys may hold line ends and control characters.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+class ConfigError(LearnerdError):
+    """The configuration cannot be used; ``problems`` says why, one entry a key."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)

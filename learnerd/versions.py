@@ -1,0 +1,117 @@
+"""Published versions as plain JSON, for people: manifests, and whether files are whole. Loads no NumPy."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DIRECTORY_NAME = re.compile(r"[0-9]{8}")
+MANIFEST = "manifest.json"
+COPIED = ("parents", "writer", "saved_at", "episodes_total", "updates_total")
+
+
+def numbers(state: Path) -> list[int]:
+    """Every version that has a directory, whole or damaged, oldest first."""
+    try:
+        names = [entry.name for entry in (state / "checkpoints").iterdir()]
+    except OSError:
+        return []
+    return sorted(int(name) for name in names if DIRECTORY_NAME.fullmatch(name))
+
+
+def summary(state: Path, version: int) -> dict[str, Any]:
+    """One row of the list; ``damage`` names what is missing or of the wrong size (hashes: ``details``)."""
+    manifest, damage = _manifest(state, version)
+    files = _files(manifest)
+    damage += [
+        f"{name}: {_size(_directory(state, version) / name)} bytes, {expected.get('bytes')} in the manifest"
+        for name, expected in files.items()
+        if _size(_directory(state, version) / name) != expected.get("bytes")
+    ]
+    copied = {key: manifest.get(key) for key in COPIED}
+    return {"version": version, "current": current(state) == version, **copied, "damage": damage}
+
+
+def details(state: Path, version: int) -> dict[str, Any]:
+    """The whole manifest, and each file's hash checked."""
+    manifest, damage = _manifest(state, version)
+    files: dict[str, dict[str, Any]] = {}
+    for name, expected in _files(manifest).items():
+        path = _directory(state, version) / name
+        found = _sha256(path)
+        good = found is not None and found == expected.get("sha256")
+        files[name] = {
+            "bytes": _size(path),
+            "sha256": found,
+            "state": "ok" if good else "missing" if found is None else "wrong",
+        }
+        if not good:
+            damage.append(f"{name}: sha256 is {found or 'unknown, it cannot be read'}")
+    return {
+        "version": version,
+        "current": current(state) == version,
+        "manifest": manifest or None,
+        "files": files,
+        "damage": damage,
+    }
+
+
+def current(state: Path) -> int | None:
+    """What ``CURRENT`` names; None when it is missing or names no version."""
+    try:
+        name = (state / "CURRENT").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return int(name) if DIRECTORY_NAME.fullmatch(name) else None
+
+
+def _directory(state: Path, version: int) -> Path:
+    return state / "checkpoints" / f"{version:08d}"
+
+
+def _manifest(state: Path, version: int) -> tuple[dict[str, Any], list[str]]:
+    """The manifest and what is wrong with it; {} when it cannot be read."""
+    try:
+        data = (_directory(state, version) / MANIFEST).read_bytes()
+        manifest = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, [f"{MANIFEST}: {error}"]
+    if not isinstance(manifest, dict) or not _files(manifest):
+        return {}, [f"{MANIFEST}: names no files"]
+    return manifest, [] if _is_sealed(manifest) else [f"{MANIFEST}: does not match its own sha256"]
+
+
+def _is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether ``self_sha256`` is the hash of everything else, in the store's canonical JSON."""
+    plain = {name: value for name, value in manifest.items() if name != "self_sha256"}
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return manifest.get("self_sha256") == hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _files(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """File name -> {sha256, bytes}; only plain names: a manifest must not point outside its directory."""
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        return {}
+    return {
+        name: entry
+        for name, entry in files.items()
+        if isinstance(entry, dict) and "/" not in name and name not in ("", ".", "..")
+    }
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
