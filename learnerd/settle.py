@@ -29,7 +29,8 @@ class Settling:
         Args:
             waiting: everything in the inbox, oldest first.
             complete: names known to be closed or renamed into place.
-            wall_s, monotonic_s: now.
+            wall_s: now, UTC.
+            monotonic_s: now.
         """
         seen: dict[str, tuple[int, float, float]] = {}
         finished = []

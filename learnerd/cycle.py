@@ -1,0 +1,230 @@
+"""Cycle: collate → update → publish → archive, for one batch of arrivals, on the training thread."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from experience.spool import Spool
+from policies.store import CheckpointStore
+
+from experience.episode import Episode
+from experience.errors import reject
+from learnerd.arrival import Arrival
+from learnerd.clock import Clock
+from learnerd.config import Config
+from learnerd.gate import Gate
+from learnerd.learn import Learned, chunked, infer_spec, learn, ledger_entries
+from policies.checkpoint import Checkpoint, Delta
+from policies.errors import AlreadyLearned, StoreError, UpdateDiverged
+from policies.initial import initial_checkpoint
+from policies.spec import PolicySpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleReport:
+    """What one cycle did.
+
+    Attributes:
+        published: the new version; None when nothing was admitted or the update diverged.
+        learned: what was trained; None likewise.
+        arrivals: the files that it dealt with.
+        update_s, publish_s: seconds spent training, and writing the version and the archive.
+        inferred: the spec, when this cycle had to infer it from the first episodes.
+        diverged: what became non-finite, "" when nothing did.
+        staleness_mean: updates between the versions that acted and the head, the mean over episodes that say.
+    """
+
+    published: Checkpoint | None
+    learned: Learned | None
+    arrivals: tuple[Arrival, ...]
+    update_s: float = 0.0
+    publish_s: float = 0.0
+    inferred: PolicySpec | None = None
+    diverged: str = ""
+    staleness_mean: float | None = None
+
+
+class Cycle:
+    """Learns from arrivals and publishes one version a call.
+
+    Args:
+        config: the learning rule and its sizes.
+        store, spool, gate: where versions, archive and verdicts go.
+        device: "cpu" or "cuda".
+        clock: for the durations in the report.
+
+    Attributes:
+        progress_s: monotonic seconds of the last step forward; read by the watchdog.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: CheckpointStore,
+        spool: Spool,
+        gate: Gate,
+        device: str,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._spool = spool
+        self._gate = gate
+        self._device = device
+        self._clock = clock
+        self.progress_s = clock.monotonic()
+        self._behavior = lru_cache(maxsize=16)(self._load)
+
+    def run(self, arrivals: Sequence[Arrival]) -> CycleReport:
+        """Learn from every episode of ``arrivals``; finish them once a version that holds them is published.
+
+        Raises:
+            policies.errors.StoreError, OSError: nothing was acknowledged; call again with the same arrivals.
+        """
+        base, kept = self._base(self.recover(arrivals))
+        inferred = base.spec if base is not None and base.version == 0 else None
+        while base is not None and kept:
+            started = self._clock.monotonic()
+            try:
+                learned = self._learn(base, kept)
+            except UpdateDiverged as error:
+                return self._set_aside(kept, error)
+            trained = self._clock.monotonic()
+            staleness = self._gate.mean_staleness(learned.episodes)
+            try:
+                published = self._publish(learned, base, kept)
+            except AlreadyLearned as error:
+                kept = self._without(kept, error)
+                base = self._store.head()
+                continue
+            self._archive(published, learned.episodes, kept)
+            return CycleReport(
+                published=published,
+                learned=learned,
+                arrivals=tuple(kept),
+                update_s=trained - started,
+                publish_s=self._clock.monotonic() - trained,
+                inferred=inferred,
+                staleness_mean=staleness,
+            )
+        return CycleReport(published=None, learned=None, arrivals=())
+
+    def recover(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Archive what a broken-off cycle had published but not archived; return what is not learned yet."""
+        hits = self._store.lookup([episode.key for arrival in arrivals for episode in arrival.episodes])
+        published: dict[int, list[Episode]] = defaultdict(list)
+        rest = []
+        for arrival in arrivals:
+            own = {
+                e.key
+                for e in arrival.episodes
+                if (hit := hits.get(e.key)) and hit.claim_id == arrival.claim.id
+            }
+            for episode in arrival.episodes:
+                if episode.key in own:
+                    published[hits[episode.key].version].append(episode)
+            rest.append(arrival.keeping(tuple(e for e in arrival.episodes if e.key not in own)))
+        for version, episodes in published.items():
+            if self._spool.archived(version) is None:
+                self._spool.archive(
+                    version, self._ordered(version, episodes), published_at=self._saved_at(version)
+                )
+        done = [
+            before
+            for before, after in zip(arrivals, rest, strict=True)
+            if before.episodes and not after.episodes
+        ]
+        for arrival in done:
+            self._gate.finish(arrival)
+        return [arrival for arrival in rest if arrival.episodes]
+
+    def publish_initial(self, spec: PolicySpec) -> Checkpoint:
+        """Publish the initial weights as version 1 when the store is empty; return the head."""
+        head = self._store.head()
+        if head is None:
+            base = initial_checkpoint(spec, seed=self._config.learner.seed)
+            record = {
+                "seed": self._config.learner.seed,
+                "config_digest": self._config.digest(),
+                "updates": [],
+            }
+            head = self._store.publish(
+                Delta(weights={}), base=base, writer=self._config.daemon.name, episodes=[], record=record
+            )
+        return head
+
+    def _base(self, arrivals: Sequence[Arrival]) -> tuple[Checkpoint | None, list[Arrival]]:
+        head = self._store.head()
+        if head is not None:
+            return head, list(arrivals)
+        spec = self._first_spec([episode for arrival in arrivals for episode in arrival.episodes])
+        self._gate.learn_spec(spec)
+        kept = [fit for fit in map(self._gate.judge, arrivals) if fit.episodes]
+        return initial_checkpoint(spec, seed=self._config.learner.seed), kept
+
+    def _first_spec(self, episodes: Sequence[Episode]) -> PolicySpec:
+        policy = self._config.policy
+        return infer_spec(
+            episodes,
+            hidden=policy.hidden,
+            activation=policy.activation,
+            normalize=policy.normalize,
+            observation_shape=policy.observation_shape,
+            action=policy.action_space(),
+        )
+
+    def _learn(self, base: Checkpoint, arrivals: Sequence[Arrival]) -> Learned:
+        episodes = [episode for arrival in arrivals for episode in arrival.episodes]
+        return learn(
+            base,
+            chunked(episodes, self._config.batch.chunk_episodes),
+            settings=self._config.learner.settings(),
+            seed=self._config.learner.seed,
+            device=self._device,
+            behavior=self._behavior,
+            progress=self._progress,
+        )
+
+    def _progress(self) -> None:
+        self.progress_s = self._clock.monotonic()
+
+    def _publish(self, learned: Learned, base: Checkpoint, arrivals: Sequence[Arrival]) -> Checkpoint:
+        claims = {episode.key: arrival.claim.id for arrival in arrivals for episode in arrival.episodes}
+        return self._store.publish(
+            learned.delta,
+            base=base,
+            writer=self._config.daemon.name,
+            episodes=ledger_entries(learned, lambda episode: claims[episode.key]),
+            record={**learned.record, "config_digest": self._config.digest()},
+        )
+
+    def _archive(
+        self, published: Checkpoint, episodes: Sequence[Episode], arrivals: Sequence[Arrival]
+    ) -> None:
+        self._spool.archive(published.version, episodes, published_at=published.saved_at)
+        for arrival in arrivals:
+            self._gate.finish(arrival)
+
+    def _without(self, arrivals: Sequence[Arrival], error: AlreadyLearned) -> list[Arrival]:
+        rest = []
+        for arrival in arrivals:
+            left = self._gate.drop_learned(arrival, error.keys)
+            if left.episodes:
+                rest.append(left)
+            else:
+                self._gate.finish(left)
+        return rest
+
+    def _set_aside(self, arrivals: Sequence[Arrival], error: UpdateDiverged) -> CycleReport:
+        problem = reject("diverged", "update", str(error), "episodes whose update stays finite").problem
+        for arrival in arrivals:
+            self._gate.refuse_all(arrival, problem)
+        return CycleReport(published=None, learned=None, arrivals=tuple(arrivals), diverged=str(error))
+
+    def _load(self, version: int) -> Checkpoint | None:
+        try:
+            return self._store.load(version)
+        except StoreError:
+            return None

@@ -1,0 +1,220 @@
+"""Gate: what becomes of every episode that is not learned from: duplicates, refusals, unreadable files."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from experience.outcomes import Outcome, Outcomes
+from experience.spool import Claim, Spool
+from policies.store import CheckpointStore
+
+from experience.admission import Rules, Sight, acting_versions, admit
+from experience.episode import Episode, EpisodeKey
+from experience.errors import Problem, reject
+from learnerd.arrival import Arrival
+from learnerd.clock import Clock
+from learnerd.lineage import Lineage
+from policies.spec import DiscreteSpace, PolicySpec
+
+
+class Gate:
+    """Judges episodes and sets aside, with a durable record, each one that is not to be learned from.
+
+    Safe to call from the intake and from the training thread. Every verdict is keyed by claim and episode, so
+    that a crash between a record and the file's removal neither loses nor doubles it.
+
+    Args:
+        store: its ledger tells duplicates.
+        spool: where refused and unreadable files go.
+        outcomes: the record of refusals and quarantines.
+        rules: what is admitted; the policy's shapes may follow with ``learn_spec``.
+        clock: ages and allowances.
+
+    Attributes:
+        verdicts: how many files this process is done with.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: CheckpointStore,
+        spool: Spool,
+        outcomes: Outcomes,
+        rules: Rules,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._outcomes = outcomes
+        self._rules = rules
+        self._clock = clock
+        self._lineage = Lineage(store)
+        self._in_flight: dict[EpisodeKey, str] = {}
+        self.verdicts = 0
+        self._lock = threading.RLock()
+
+    def learn_spec(self, spec: PolicySpec) -> None:
+        """From now on, refuse what does not fit ``spec``."""
+        discrete = isinstance(spec.action, DiscreteSpace)
+        with self._lock:
+            self._rules = replace(
+                self._rules,
+                observation_shape=spec.observation_shape,
+                n_actions=spec.action.outputs if discrete else None,
+                action_size=None if discrete else spec.action.outputs,
+            )
+
+    def sort(self, arrival: Arrival) -> Arrival:
+        """Return ``arrival`` with what may be learned from; set the rest aside."""
+        with self._lock:
+            fresh = self._without_duplicates(arrival)
+            self._in_flight.update({episode.key: episode.row_sha256 for episode in fresh.episodes})
+            return self.judge(fresh)
+
+    def judge(self, arrival: Arrival) -> Arrival:
+        """Apply the rules of admission; ``sort`` does, and the first batch once its shapes are known."""
+        with self._lock:
+            self._lineage.refresh()
+            verdicts = [(episode, self._verdict(episode, arrival)) for episode in arrival.episodes]
+            self._refuse(arrival.claim, [(episode, problem) for episode, problem in verdicts if problem])
+            rest = arrival.keeping(tuple(episode for episode, problem in verdicts if problem is None))
+            if not rest.episodes:
+                self.finish(rest)
+            return rest
+
+    def drop_learned(self, arrival: Arrival, keys: Iterable[EpisodeKey]) -> Arrival:
+        """Take out episodes that another writer has learned from in the meantime."""
+        gone = set(keys)
+        with self._lock:
+            for episode in arrival.episodes:
+                if episode.key in gone:
+                    self._in_flight.pop(episode.key, None)
+                    self._record(arrival.claim, episode, _duplicate(episode))
+            return arrival.keeping(tuple(e for e in arrival.episodes if e.key not in gone))
+
+    def refuse_all(self, arrival: Arrival, problem: Problem) -> None:
+        """Refuse every episode of ``arrival`` for one reason, and finish it."""
+        with self._lock:
+            self._refuse(arrival.claim, [(episode, problem) for episode in arrival.episodes])
+            self.finish(arrival)
+
+    def finish(self, arrival: Arrival) -> None:
+        """Let go of a file whose every episode has its verdict; keep one with unreadable parts aside."""
+        with self._lock:
+            self.verdicts += 1
+            for episode in arrival.episodes:
+                self._in_flight.pop(episode.key, None)
+            if not arrival.problems:
+                self._spool.finish(arrival.claim)
+                return
+            self._record_problems(arrival.claim, arrival.problems)
+            self._spool.quarantine(arrival.claim, arrival.problems[0], now=self._clock.wall())
+
+    def quarantine(self, claim: Claim, problem: Problem) -> None:
+        """Set an unreadable file aside with its reason."""
+        with self._lock:
+            self.verdicts += 1
+            self._record_problems(claim, [problem])
+            self._spool.quarantine(claim, problem, now=self._clock.wall())
+
+    def mean_staleness(self, episodes: Sequence[Episode]) -> float | None:
+        """Mean distance from the head, in updates, of the versions that acted; None when no episode says."""
+        with self._lock:
+            self._lineage.refresh()
+            known = [self._lineage.staleness(version) for e in episodes for version in acting_versions(e)]
+        found = [staleness for staleness in known if staleness is not None]
+        return sum(found) / len(found) if found else None
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Refusals and quarantines by reason, since the store was begun."""
+        with self._lock:
+            return self._outcomes.counts()
+
+    def _without_duplicates(self, arrival: Arrival) -> Arrival:
+        hits = self._store.lookup([episode.key for episode in arrival.episodes])
+        fresh: list[Episode] = []
+        conflicts: list[tuple[Episode, Problem]] = []
+        for episode in arrival.episodes:
+            hit = hits.get(episode.key)
+            known = hit.row_sha256 if hit else self._row_in_flight(episode, fresh)
+            if self._outcomes.known(_outcome_key(arrival.claim, episode)):
+                continue  # refused from this very file before a restart
+            if hit and hit.claim_id == arrival.claim.id:
+                continue  # learned from this very file before a crash, and archived since
+            if known is None:
+                fresh.append(episode)
+            elif episode.row_sha256.startswith(known):
+                self._record(arrival.claim, episode, _duplicate(episode))
+            else:
+                conflicts.append((episode, _conflict(episode, known)))
+        self._refuse(arrival.claim, conflicts)
+        return arrival.keeping(tuple(fresh))
+
+    def _row_in_flight(self, episode: Episode, fresh: Iterable[Episode]) -> str | None:
+        beside = (other.row_sha256 for other in fresh if other.key == episode.key)
+        return self._in_flight.get(episode.key) or next(beside, None)
+
+    def _verdict(self, episode: Episode, arrival: Arrival) -> Problem | None:
+        sight = Sight(
+            age_s=arrival.age_s(episode, now_s=self._clock.monotonic()),
+            staleness=self._lineage.staleness,
+            allowance_s=self._clock.allowance_s,
+        )
+        return admit(episode, self._rules, sight)
+
+    def _refuse(self, claim: Claim, refused: list[tuple[Episode, Problem]]) -> None:
+        by_reason: dict[str, list[Episode]] = defaultdict(list)
+        for episode, problem in refused:
+            by_reason[problem.reason].append(episode)
+        for reason, episodes in by_reason.items():
+            self._spool.refuse(claim, reason, episodes)
+        if refused:
+            self._outcomes.record([self._outcome(claim, e, problem) for e, problem in refused])
+
+    def _record(self, claim: Claim, episode: Episode, problem: Problem) -> None:
+        self._outcomes.record([self._outcome(claim, episode, problem)])
+
+    def _outcome(self, claim: Claim, episode: Episode, problem: Problem) -> Outcome:
+        return Outcome(
+            key=_outcome_key(claim, episode),
+            verdict="refused",
+            reason=problem.reason,
+            name=claim.name,
+            field=problem.field,
+            value=problem.value,
+            accepted=problem.accepted,
+            client_id=episode.client_id,
+            at=self._clock.wall(),
+        )
+
+    def _record_problems(self, claim: Claim, problems: Iterable[Problem]) -> None:
+        self._outcomes.record(
+            [
+                Outcome(
+                    key=f"{claim.id}/{'' if problem.index is None else problem.index}",
+                    verdict="quarantined",
+                    reason=problem.reason,
+                    name=claim.name,
+                    field=problem.field,
+                    value=problem.value,
+                    accepted=problem.accepted,
+                    client_id="",
+                    at=self._clock.wall(),
+                )
+                for problem in problems
+            ],
+        )
+
+
+def _outcome_key(claim: Claim, episode: Episode) -> str:
+    return f"{claim.id}/{episode.key.digest().hex()}"
+
+
+def _duplicate(episode: Episode) -> Problem:
+    return reject("duplicate", "episode_id", episode.episode_id, "each episode once").problem
+
+
+def _conflict(episode: Episode, known: str) -> Problem:
+    value = f"{episode.episode_id} with row {episode.row_sha256[:16]}, known with row {known[:16]}"
+    return reject("conflicting_duplicate", "episode_id", value, "other content under another id").problem

@@ -1,0 +1,185 @@
+"""Intake: claim → decode → sort, so that admitted episodes wait in memory, few at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from experience.decoder import DecodeJob, Decoder, DecodeResult
+from experience.spool import Claim, Spool
+
+from experience.errors import Problem, reject
+from experience.ids import uuid7_time_s
+from learnerd.arrival import Arrival
+from learnerd.clock import Clock
+from learnerd.gate import Gate
+from learnerd.settle import Settling
+
+MAX_ATTEMPTS = 3
+"""A file that kills its decoder, or is still cut short, this often is quarantined."""
+
+SLICE_FILES = 64
+"""Files claimed and decoded between two looks at signals and the clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """A claimed file that was cut short, to be read again later."""
+
+    claim: Claim
+    due_s: float
+    resumed: bool
+
+
+@dataclass(kw_only=True)
+class Backlog:
+    """Files known but not claimed yet: finished names in order of arrival, without repeats."""
+
+    names: dict[str, None] = field(default_factory=dict)
+
+    def add(self, names: Sequence[str]) -> None:
+        """Put ``names`` at the end; those already there keep their place."""
+        for name in names:
+            self.names.setdefault(name)
+
+    def take(self, count: int) -> list[str]:
+        """Remove and return the first ``count``."""
+        taken = list(self.names)[:count]
+        for name in taken:
+            del self.names[name]
+        return taken
+
+
+class Intake:
+    """Turns finished files in the inbox into arrivals.
+
+    Args:
+        spool, decoder, gate: the stages.
+        settle_s: seconds after which an unchanged file counts as finished; retries wait for 1, 2 and 4 of it.
+        clock: ages, settling and retries.
+    """
+
+    def __init__(self, *, spool: Spool, decoder: Decoder, gate: Gate, settle_s: float, clock: Clock) -> None:
+        self._spool = spool
+        self._decoder = decoder
+        self._gate = gate
+        self._settle_s = settle_s
+        self._clock = clock
+        self._settling = Settling(settle_s)
+        self._backlog = Backlog()
+        self._retries: list[Retry] = []
+        self._known: set[str] = set()
+        self._settled_at_s = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing known is left to claim, to settle or to retry."""
+        return not (self._backlog.names or self._retries or self._settling.unsettled)
+
+    @property
+    def has_work(self) -> bool:
+        """A call of ``take`` would find a file now."""
+        now = self._clock.monotonic()
+        return bool(self._backlog.names) or any(retry.due_s <= now for retry in self._retries)
+
+    def next_due_s(self) -> float | None:
+        """Seconds until a retry, or a file that is still settling, needs a look; None when none does."""
+        times = [retry.due_s for retry in self._retries]
+        if self._settling.unsettled:
+            times.append(self._settled_at_s)
+        return max(0.0, min(times) - self._clock.monotonic()) if times else None
+
+    @property
+    def settled(self) -> bool:
+        """Files that were still changing at the last scan may be finished by now."""
+        return bool(self._settling.unsettled) and self._clock.monotonic() >= self._settled_at_s
+
+    def note(self, complete: Sequence[str]) -> None:
+        """Take hints: names that were closed, or renamed into place."""
+        self._backlog.add(complete)
+
+    def scan(self, *, only_known: bool = False) -> None:
+        """Look at the whole inbox: every finished file joins the backlog, oldest first.
+
+        Args:
+            only_known: leave out files that an earlier scan did not see.
+        """
+        waiting = [file for file in self._spool.waiting() if not only_known or file.name in self._known]
+        self._known = {file.name for file in waiting}
+        ready = self._settling.ready(
+            waiting,
+            complete=self._backlog.names,
+            wall_s=self._clock.wall(),
+            monotonic_s=self._clock.monotonic(),
+        )
+        self._backlog = Backlog(names=dict.fromkeys(file.name for file in ready))
+        self._settled_at_s = self._clock.monotonic() + self._settle_s
+
+    def resume(self) -> list[Arrival]:
+        """Decode every claim that an earlier run left, unsorted: some may have been published."""
+        return list(self._decode(self._spool.resume(), resumed=True))
+
+    def take(self, room: int) -> list[Arrival]:
+        """Claim, decode and sort up to ``room`` files, at most a slice; return what is to be learned."""
+        now = self._clock.monotonic()
+        due = [retry for retry in self._retries if retry.due_s <= now][:room]
+        self._retries = [retry for retry in self._retries if retry not in due]
+        names = self._backlog.take(min(SLICE_FILES, room - len(due)))
+        claims = [claim for claim in map(self._spool.claim, names) if claim]
+        arrivals = list(self._decode([r.claim for r in due if r.resumed], resumed=True))
+        arrivals += self._decode([r.claim for r in due if not r.resumed] + claims, resumed=False)
+        return [kept for kept in map(self._gate.sort, arrivals) if kept.episodes]
+
+    def _decode(self, claims: Sequence[Claim], *, resumed: bool) -> Iterator[Arrival]:
+        tried = [claim for claim in map(self._next_attempt, claims) if claim]
+        by_path = {str(claim.path): claim for claim in tried}
+        for result in self._decoder.decode([self._job(claim) for claim in tried]):
+            arrival = self._arrival(by_path[result.job.claim_path], result, resumed=resumed)
+            if arrival is not None:
+                yield arrival
+
+    def _next_attempt(self, claim: Claim) -> Claim | None:
+        """Raise the attempt in the name before parsing; a file that ended its decoder too often ends here."""
+        if claim.attempt < MAX_ATTEMPTS:
+            return self._spool.attempt(claim)
+        accepted = "a file that can be read within the decoder's limits of memory and time"
+        problem = reject("decoder_died", "file", f"{claim.attempt} attempts, none finished", accepted).problem
+        self._gate.quarantine(claim, problem)
+        return None
+
+    def _job(self, claim: Claim) -> DecodeJob:
+        return DecodeJob(
+            claim_path=str(claim.path),
+            work_path=str(self._spool.work_path(claim)),
+            name=claim.name,
+            ingested_at=uuid7_time_s(claim.id),
+        )
+
+    def _arrival(self, claim: Claim, result: DecodeResult, *, resumed: bool) -> Arrival | None:
+        if result.died:
+            self._retry(claim, delay_s=0.0, resumed=resumed)
+            return None
+        if result.problem is not None:
+            self._unreadable(claim, result.problem, resumed=resumed)
+            return None
+        assert result.decoded is not None
+        arrival = Arrival(
+            claim=claim,
+            episodes=result.decoded.episodes,
+            problems=result.decoded.problems,
+            claimed_at=result.job.ingested_at,
+            seen_s=None if resumed else self._clock.monotonic(),
+            mtime_s=result.mtime,
+        )
+        if not arrival.episodes:
+            self._gate.finish(arrival)
+            return None
+        return arrival
+
+    def _unreadable(self, claim: Claim, problem: Problem, *, resumed: bool) -> None:
+        if problem.reason == "truncated" and claim.attempt < MAX_ATTEMPTS:
+            self._spool.work_path(claim).unlink(missing_ok=True)
+            self._retry(claim, delay_s=self._settle_s * 2 ** (claim.attempt - 1), resumed=resumed)
+        else:
+            self._gate.quarantine(claim, problem)
+
+    def _retry(self, claim: Claim, *, delay_s: float, resumed: bool) -> None:
+        self._retries.append(Retry(claim=claim, due_s=self._clock.monotonic() + delay_s, resumed=resumed))

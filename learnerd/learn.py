@@ -1,0 +1,210 @@
+"""Learn: admitted episodes in, a delta out. The daemon and ``replay`` run this same stage."""
+
+import itertools
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from experience.batch import Batch
+from experience.collate import collate, usable_steps
+from experience.episode import Episode
+from policies.behavior import log_probs
+from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.learner import Learner
+from policies.report import UpdateReport
+from policies.settings import LearnerSettings
+from policies.spec import (
+    ActionSpace,
+    Activation,
+    ContinuousSpace,
+    DiscreteSpace,
+    PolicySpec,
+    action_space_from_json,
+)
+
+Behavior = Callable[[int], Checkpoint | None]
+"""Looks up the version that acted; None when it is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What one cycle's training gave.
+
+    Attributes:
+        delta: the change since the base version.
+        chunks: the episodes of each update, in the order of learning.
+        reports: one an update.
+        record: what a replay needs, for the manifest.
+    """
+
+    delta: Delta
+    chunks: tuple[tuple[Episode, ...], ...]
+    reports: tuple[UpdateReport, ...]
+    record: dict[str, Any]
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """Every episode, in the order of learning."""
+        return [episode for chunk in self.chunks for episode in chunk]
+
+
+def learn(
+    base: Checkpoint,
+    chunks: Sequence[Sequence[Episode]],
+    *,
+    settings: LearnerSettings,
+    seed: int,
+    device: str,
+    behavior: Behavior,
+    progress: Callable[[], None] = lambda: None,
+) -> Learned:
+    """Train from ``base``: one update for each of ``chunks``, outside any lock.
+
+    Args:
+        base: the version to start from.
+        chunks: admitted episodes, one sequence an update.
+        settings: the learning rule.
+        seed: the run's; each update's own seed is drawn from it and the number of updates before.
+        device: "cpu" or "cuda".
+        behavior: looks up the version that acted, to recover log-probabilities that were not logged.
+        progress: called after each update.
+
+    Raises:
+        policies.errors.UpdateDiverged: something became non-finite; nothing of this is to be published.
+    """
+    learner = Learner(base, settings, device=device)
+    before = base.counters.get("updates", 0)
+    seeds = [update_seed(seed, before + i) for i in range(len(chunks))]
+    reports = []
+    for chunk, chunk_seed in zip(chunks, seeds, strict=True):
+        batch = collate(chunk, observation_shape=base.spec.observation_shape)
+        reports.append(learner.update(recover_logp(batch, behavior), seed=chunk_seed))
+        progress()
+    return Learned(
+        delta=learner.delta(),
+        chunks=tuple(tuple(chunk) for chunk in chunks),
+        reports=tuple(reports),
+        record=_record(seed, seeds, reports, device),
+    )
+
+
+def update_seed(seed: int, update: int) -> int:
+    """Return the seed of one update, from the run's seed and the number of updates before it."""
+    return int(np.random.SeedSequence([seed, update]).generate_state(1)[0])
+
+
+def chunked(episodes: Sequence[Episode], chunk_episodes: int) -> list[Sequence[Episode]]:
+    """Cut ``episodes`` into updates of ``chunk_episodes`` to less than twice as many, as even as can be.
+
+    A last update of one leftover episode would be the noisiest of all, so the rest is spread over the others.
+    """
+    count = max(1, len(episodes) // chunk_episodes)
+    bounds = [len(episodes) * i // count for i in range(count + 1)]
+    return [episodes[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def recover_logp(batch: Batch, behavior: Behavior) -> Batch:
+    """Fill in log-probabilities that the client did not log, from the version that acted, if it is there."""
+    missing = np.isnan(batch.logp) & (batch.policy_version > 0)
+    if not missing.any():
+        return batch
+    logp: NDArray[np.float64] = batch.logp.copy()
+    for version in np.unique(batch.policy_version[missing]):
+        acted = behavior(int(version))
+        rows = missing & (batch.policy_version == version)
+        if acted is not None:
+            mask = None if batch.mask is None else batch.mask[rows]
+            logp[rows] = log_probs(acted, batch.obs[rows], batch.action[rows], mask)
+    return replace(batch, logp=logp)
+
+
+def ledger_entries(learned: Learned, claim_of: Callable[[Episode], str]) -> list[LedgerEntry]:
+    """Return the ledger's rows for what was learned, in the order of learning."""
+    return [
+        LedgerEntry(
+            key=episode.key,
+            row_sha256=episode.row_sha256,
+            source_name=episode.source_name,
+            source_sha256=episode.source_sha256,
+            claim_id=claim_of(episode),
+            policy_version=episode.policy_version,
+            n_steps=episode.n_steps,
+            total_reward=float(episode.reward[: usable_steps(episode)].sum()),
+            ingested_at=episode.ingested_at,
+            update=update,
+        )
+        for update, chunk in enumerate(learned.chunks)
+        for episode in chunk
+    ]
+
+
+def infer_spec(
+    episodes: Sequence[Episode],
+    *,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    normalize: bool,
+    observation_shape: tuple[int, ...] | None = None,
+    action: ActionSpace | None = None,
+) -> PolicySpec:
+    """Take the shapes that the config leaves out from the first episodes.
+
+    A space that a client declared wins; without one, integer actions give n = the largest + 1.
+    """
+    first = episodes[0]
+    return PolicySpec(
+        observation_shape=observation_shape or first.observation_shape or first.obs.shape[1:],
+        action=action or _declared(episodes) or _seen(episodes),
+        hidden=hidden,
+        activation=activation,
+        normalize=normalize,
+    )
+
+
+def _declared(episodes: Sequence[Episode]) -> ActionSpace | None:
+    for episode in episodes:
+        if episode.action_space is not None:
+            try:
+                return action_space_from_json(episode.action_space)
+            except ValueError:
+                continue
+    return None
+
+
+def _seen(episodes: Sequence[Episode]) -> ActionSpace:
+    first = episodes[0].action
+    if first.dtype.kind == "f":
+        return ContinuousSpace(size=first.shape[1])
+    return DiscreteSpace(n=1 + max(int(e.action.max()) for e in episodes if e.action.dtype.kind == "i"))
+
+
+def _record(seed: int, seeds: Sequence[int], reports: Sequence[UpdateReport], device: str) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "libraries": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+        },
+        "updates": [
+            {
+                "seed": update_seed_,
+                "learning_rate": report.learning_rate,
+                "episodes": report.n_episodes,
+                "steps": report.n_steps,
+                "return_mean": report.return_mean,
+                "loss": report.loss,
+                "entropy": report.entropy,
+                "kl": report.kl,
+                "ess_fraction": report.ess_fraction,
+            }
+            for update_seed_, report in zip(seeds, reports, strict=True)
+        ],
+    }

@@ -1,0 +1,155 @@
+"""Replay: archived episodes through the same training stage, into a scratch store."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from experience.archive import read_shard
+from experience.episode import Episode
+from experience.spool import Spool
+from learnerd.config import Config
+from learnerd.device import choose_device
+from learnerd.errors import LearnerdError
+from learnerd.learn import Learned, chunked, infer_spec, learn, ledger_entries
+from learnerd.threads import thread_count
+from policies.checkpoint import Checkpoint
+from policies.errors import StoreError
+from policies.initial import initial_checkpoint
+from policies.store import CheckpointStore
+
+WRITER = "replay"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One replayed batch.
+
+    Attributes:
+        recorded: the version that the daemon published of this batch.
+        version: the one in the scratch store.
+        episodes, steps, updates: its size.
+        return_mean: mean undiscounted return of its episodes.
+        loss, entropy, ess_fraction: of its last update.
+        same_weights: whether the scratch version's weights equal the recorded one's; None when that is gone.
+    """
+
+    recorded: int
+    version: int
+    episodes: int
+    steps: int
+    updates: int
+    return_mean: float
+    loss: float
+    entropy: float
+    ess_fraction: float
+    same_weights: bool | None
+
+
+def shards(config: Config) -> list[Path]:
+    """Return the archive's shards, in the order of their versions."""
+    return Spool(config.paths.spool, writer=WRITER).shards()
+
+
+def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[Row]:
+    """Learn from ``paths`` in order, one published version a shard; yield a row for each.
+
+    Nothing of the running daemon is touched: its store is only read, to recover log-probabilities and to compare.
+
+    Args:
+        config: the learning rule; its state folder is where the recorded versions are.
+        paths: archive shards in the order of their versions.
+        scratch: an empty folder; becomes a state folder.
+    """
+    torch.set_num_threads(thread_count(config))
+    recorded, store = CheckpointStore(config.paths.state), CheckpointStore(scratch)
+    head = _start(config, recorded, store)
+    for path in paths:
+        episodes = read_shard(path)
+        head = head if head is not None else _first(config, episodes)
+        learned = _learn(config, head, episodes, recorded)
+        entries = ledger_entries(learned, lambda _: "")
+        head = store.publish(learned.delta, base=head, writer=WRITER, episodes=entries, record=learned.record)
+        yield _row(int(path.stem), head, learned, recorded)
+
+
+def scratch_folder(into: Path | None) -> tuple[Path, Callable[[], None]]:
+    """Return the folder for the scratch store and what removes it; a folder that the user named is kept."""
+    if into is not None:
+        into.mkdir(parents=True, exist_ok=True)
+        return into, lambda: None
+    folder = Path(tempfile.mkdtemp(prefix="learnerd-replay-"))
+    return folder, lambda: shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(config: Config, recorded: CheckpointStore, store: CheckpointStore) -> Checkpoint | None:
+    """Return the weights that the recorded history began with: the same spec, from the same seed."""
+    found = store.head()
+    if found is not None:
+        raise LearnerdError(
+            f"{store.state_dir} already holds version {found.version}; replay needs an empty folder"
+        )
+    head = recorded.head()
+    return None if head is None else initial_checkpoint(head.spec, seed=config.learner.seed)
+
+
+def _first(config: Config, episodes: Sequence[Episode]) -> Checkpoint:
+    policy = config.policy
+    spec = infer_spec(
+        episodes,
+        hidden=policy.hidden,
+        activation=policy.activation,
+        normalize=policy.normalize,
+        observation_shape=policy.observation_shape,
+        action=policy.action_space(),
+    )
+    return initial_checkpoint(spec, seed=config.learner.seed)
+
+
+def _learn(
+    config: Config, head: Checkpoint, episodes: Sequence[Episode], recorded: CheckpointStore
+) -> Learned:
+    return learn(
+        head,
+        chunked(episodes, config.batch.chunk_episodes),
+        settings=config.learner.settings(),
+        seed=config.learner.seed,
+        device=choose_device(config.learner.device),
+        behavior=lambda version: load_version(recorded, version),
+    )
+
+
+def _row(recorded_version: int, head: Checkpoint, learned: Learned, recorded: CheckpointStore) -> Row:
+    last = learned.reports[-1]
+    original = load_version(recorded, recorded_version)
+    return Row(
+        recorded=recorded_version,
+        version=head.version,
+        episodes=len(learned.episodes),
+        steps=sum(report.n_steps for report in learned.reports),
+        updates=len(learned.reports),
+        return_mean=float(np.mean([episode.total_reward for episode in learned.episodes])),
+        loss=last.loss,
+        entropy=last.entropy,
+        ess_fraction=last.ess_fraction,
+        same_weights=None if original is None else same_weights(original, head),
+    )
+
+
+def load_version(store: CheckpointStore, version: int) -> Checkpoint | None:
+    """Return ``version``, or None when it is pruned or damaged."""
+    try:
+        return store.load(version)
+    except StoreError:
+        return None
+
+
+def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two versions act alike to the last bit."""
+    return one.weights.keys() == other.weights.keys() and all(
+        np.array_equal(one.weights[name], other.weights[name]) for name in one.weights
+    )

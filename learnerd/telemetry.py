@@ -1,0 +1,171 @@
+"""Telemetry: what the daemon knows about itself, as the document that ``status`` shows."""
+
+import os
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from experience.spool import Spool
+
+from learnerd.clock import Clock
+from learnerd.config import Config
+from learnerd.cycle import CycleReport
+from learnerd.status_file import new_document
+from policies.checkpoint import Checkpoint
+
+WINDOW_EPISODES = 100
+WINDOW_LATENCIES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """Something that an operator should look at.
+
+    Attributes:
+        id: stable, snake_case.
+        since: UTC seconds.
+        message: what is the matter.
+        remedy: what to do about it.
+        level: "alarm", or "notice" when nothing is wrong.
+    """
+
+    id: str
+    since: float
+    message: str
+    remedy: str
+    level: str = "alarm"
+
+
+@dataclass(kw_only=True)
+class Telemetry:
+    """Collects figures from cycles; ``document`` is schema 1 of ``status --json``.
+
+    Attributes:
+        config: for paths and digest.
+        device: "cpu" or "cuda".
+        clock: for ages and uptime.
+    """
+
+    config: Config
+    device: str
+    clock: Clock
+    state: str = "starting"
+    head: Checkpoint | None = None
+    alarms: dict[str, Alarm] = field(default_factory=dict)
+    learning: dict[str, Any] = field(default_factory=dict)
+    update_s: float | None = None
+    publish_s: float | None = None
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_EPISODES))
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
+    started_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started_s = self.clock.monotonic()
+
+    def raise_alarm(self, name: str, message: str, remedy: str, *, level: str = "alarm") -> None:
+        """Raise an alarm, or update the text of one that stands."""
+        since = self.alarms[name].since if name in self.alarms else self.clock.wall()
+        self.alarms[name] = Alarm(id=name, since=since, message=message, remedy=remedy, level=level)
+
+    def clear_alarm(self, name: str) -> None:
+        """Take an alarm back."""
+        self.alarms.pop(name, None)
+
+    def restore(self, document: dict[str, Any] | None) -> None:
+        """Take over the figures of an earlier run, so that a restart leaves no gap in ``status``."""
+        learning = (document or {}).get("learning") or {}
+        self.learning = {key: learning.get(key) for key in _LEARNING_KEYS}
+        recent = learning.get("recent_returns") or []
+        self.returns.extend(float(value) for value in recent if isinstance(value, int | float))
+
+    def note(self, report: CycleReport) -> None:
+        """Take in what a cycle did."""
+        if report.published is None or report.learned is None:
+            return
+        self.head = report.published
+        self.update_s, self.publish_s = report.update_s, report.publish_s
+        episodes = report.learned.episodes
+        self.returns.extend(episode.total_reward for episode in episodes)
+        now = self.clock.monotonic()
+        for arrival in report.arrivals:
+            if arrival.seen_s is not None:
+                before_claim_s = max(0.0, arrival.claimed_at - arrival.mtime_s)
+                self.latencies_s.append(before_claim_s + now - arrival.seen_s)
+        last = report.learned.reports[-1]
+        self.learning = {
+            "return_last": episodes[-1].total_reward,
+            "loss": last.loss,
+            "entropy": last.entropy,
+            "kl": last.kl,
+            "ess_fraction": last.ess_fraction,
+            "staleness_mean": report.staleness_mean,
+            "lr": last.learning_rate,
+            "batch_episodes": last.n_episodes,
+            "batch_steps": last.n_steps,
+            "unlogged_steps": sum(one.unlogged_steps for one in report.learned.reports),
+        }
+
+    def document(self, spool: Spool, verdicts: dict[str, dict[str, int]]) -> dict[str, Any]:
+        """Build the status document; unknown values are None; what ``status`` sees for itself is left out."""
+        sizes = spool.sizes()
+        return new_document(
+            daemon={
+                "state": self.state,
+                "pid": os.getpid(),
+                "uptime_s": self.clock.monotonic() - self.started_s,
+                "device": self.device,
+                "config_digest": self.config.digest(),
+            },
+            policy=self._policy(),
+            episodes={"learned": self._counter("episodes"), **verdicts},
+            learning=self._learning(),
+            latency=self._latency(),
+            disk={"spool_bytes": sizes.spool_bytes, "archive_bytes": sizes.archive_bytes},
+            alarms=[asdict(alarm) for alarm in self.alarms.values()],
+        )
+
+    def _counter(self, name: str) -> int:
+        return 0 if self.head is None else int(self.head.counters.get(name, 0))
+
+    def _policy(self) -> dict[str, Any]:
+        head = self.head
+        return {
+            "version": None if head is None else head.version,
+            "parents": [] if head is None else list(head.parents),
+            "published_at": None if head is None else head.saved_at,
+            "algorithm": self.config.learner.algorithm,
+            "parameters": None if head is None else sum(weight.size for weight in head.weights.values()),
+        }
+
+    def _learning(self) -> dict[str, Any]:
+        return {
+            "updates": self._counter("updates"),
+            "steps": self._counter("steps"),
+            "return_mean_100": float(np.mean(self.returns)) if self.returns else None,
+            "recent_returns": list(self.returns),
+            **{key: self.learning.get(key) for key in _LEARNING_KEYS},
+        }
+
+    def _latency(self) -> dict[str, float | None]:
+        p50, p99 = np.percentile(self.latencies_s, [50, 99]) if self.latencies_s else (None, None)
+        return {
+            "drop_to_publish_p50_s": None if p50 is None else float(p50),
+            "drop_to_publish_p99_s": None if p99 is None else float(p99),
+            "update_s": self.update_s,
+            "publish_s": self.publish_s,
+        }
+
+
+_LEARNING_KEYS = (
+    "return_last",
+    "loss",
+    "entropy",
+    "kl",
+    "ess_fraction",
+    "staleness_mean",
+    "lr",
+    "batch_episodes",
+    "batch_steps",
+    "unlogged_steps",
+)
