@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from experience.spool import Spool
+from policies.store import CheckpointStore
 
 from experience.archive import read_shard
 from experience.episode import Episode
-from experience.spool import Spool
 from learnerd.config import Config
 from learnerd.device import choose_device
 from learnerd.errors import LearnerdError
@@ -20,7 +21,6 @@ from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint
 from policies.errors import StoreError
 from policies.initial import initial_checkpoint
-from policies.store import CheckpointStore
 
 WRITER = "replay"
 
@@ -58,7 +58,7 @@ def shards(config: Config) -> list[Path]:
 def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[Row]:
     """Learn from ``paths`` in order, one published version a shard; yield a row for each.
 
-    Nothing of the running daemon is touched: its store is only read, to recover log-probabilities and to compare.
+    Nothing of the running daemon is touched: its store is only read, to recover log-probabilities and compare.
 
     Args:
         config: the learning rule; its state folder is where the recorded versions are.

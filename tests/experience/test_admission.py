@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from experience.admission import Rules, Sight, acting_versions, admit
+
+RULES = Rules(max_age_s=100.0, max_staleness=5, observation_shape=(4,), n_actions=2, action_size=None)
+UPDATES_BEHIND = {1: 6, 2: 5, 3: 0}
+
+
+def sight(age_s=0.0, allowance_s=0.0):
+    return Sight(age_s=age_s, allowance_s=allowance_s, staleness=UPDATES_BEHIND.get)
+
+
+def reason(episode, rules=RULES, **kwargs):
+    problem = admit(episode, rules, sight(**kwargs))
+    return problem and problem.reason
+
+
+def test_a_fresh_fitting_episode_is_admitted(make_episode):
+    assert admit(make_episode(), RULES, sight()) is None
+
+
+@pytest.mark.parametrize(
+    ("age_s", "allowance_s", "expected"),
+    [
+        (100.0, 0.0, None),
+        (100.1, 0.0, "too_old"),
+        (7300.0, 7200.0, None),
+        (7301.0, 7200.0, "too_old"),
+        (-300.0, 0.0, None),
+        (-300.1, 0.0, "future"),
+        (-7500.0, 7200.0, None),
+    ],
+)
+def test_age_bounds_and_their_allowance_after_a_clock_step(make_episode, age_s, allowance_s, expected):
+    assert reason(make_episode(), age_s=age_s, allowance_s=allowance_s) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(None, None), (0, None), (3, None), (2, None), (1, "too_stale"), (4, "unknown_version")],
+)
+def test_staleness_is_counted_in_updates(make_episode, version, expected):
+    assert reason(make_episode(policy_version=version)) == expected
+
+
+def test_the_stalest_step_decides(make_episode):
+    mixed = make_episode(policy_version=None, policy_version_step=np.array([0, 3, 1]))
+    assert acting_versions(mixed) == [1, 3]
+    assert reason(mixed) == "too_stale"
+
+
+def test_a_refusal_names_field_value_and_what_is_accepted(make_episode):
+    problem = admit(make_episode(policy_version=1), RULES, sight())
+    assert problem.field == "policy_version"
+    assert problem.value == "1 (6 updates behind)"
+    assert "at most 5 updates" in problem.accepted
+    assert "max_staleness" in problem.accepted
+
+
+def test_width_strict_and_padded(make_episode):
+    padded = Rules(max_age_s=100.0, max_staleness=5, width="padded", observation_shape=(4,), n_actions=2)
+    assert reason(make_episode(width=3)) == "observation_width"
+    assert reason(make_episode(width=3), padded) is None
+    assert reason(make_episode(width=5), padded) == "observation_width"
+    assert reason(make_episode(width=5)) == "observation_width"
+
+
+def test_actions_must_fit_the_space(make_episode):
+    assert reason(make_episode(action=np.array([0, 1, 2]))) == "action_space"
+    assert reason(make_episode(action=np.zeros((3, 1), np.float32))) == "action_space"
+    gaussian = Rules(max_age_s=100.0, max_staleness=5, observation_shape=(4,), action_size=1)
+    assert reason(make_episode(action=np.zeros((3, 1), np.float32)), gaussian) is None
+    assert reason(make_episode(action=np.zeros((3, 2), np.float32)), gaussian) == "action_space"
+    assert reason(make_episode(), gaussian) == "action_space"
+
+
+def test_a_mask_that_forbids_the_action_taken_is_refused_with_the_step(make_episode):
+    mask = np.array([[True, True], [True, False], [True, True]])
+    problem = admit(make_episode(action=np.array([0, 1, 0]), mask=mask), RULES, sight())
+    assert problem.reason == "mask"
+    assert problem.field == "mask[1]"
+    assert reason(make_episode(action=np.array([0, 0, 0]), mask=mask)) is None
+    assert reason(make_episode(mask=np.ones((3, 3), bool))) == "mask"
+
+
+def test_one_step_without_a_successor_teaches_nothing(make_episode):
+    alone = make_episode(steps=1, obs=np.zeros((1, 4), np.float32), terminated=False, incomplete=True)
+    assert reason(alone) == "incomplete"
+
+
+def test_before_the_shapes_are_known_any_shape_is_admitted(make_episode):
+    open_rules = Rules(max_age_s=100.0, max_staleness=5)
+    assert reason(make_episode(width=7, action=np.array([0, 9, 3])), open_rules) is None

@@ -1,0 +1,134 @@
+"""A daemon as a real process, and files as a client that knows nothing of our code would write them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+class Site:
+    """A folder with a config, a spool and a state, and a daemon over them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inbox = folder / "spool" / "in"
+        self.state = folder / "state"
+        self.inbox.mkdir(parents=True)
+        self.processes = []
+        self.configure()
+
+    def configure(self, text=""):
+        (self.folder / "config.toml").write_text(text)
+
+    def command(self, *arguments):
+        return [sys.executable, "-m", "learnerd", *arguments, "--config", str(self.folder / "config.toml")]
+
+    def learnerd(self, *arguments, timeout=100):
+        """Run a command to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=ENV,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def status(self):
+        return json.loads(self.learnerd("status", "--json").stdout)
+
+    def start(self):
+        """Start the daemon and wait until it is ready."""
+        log = (self.folder / "daemon.log").open("ab")
+        process = subprocess.Popen(self.command("run"), env=ENV, cwd=self.folder, stderr=log, stdout=log)
+        log.close()
+        self.processes.append(process)
+        self.wait(lambda: self._running(process), what="the daemon to be ready")
+        return process
+
+    def stop(self, process):
+        process.send_signal(signal.SIGTERM)
+        return process.wait(timeout=60)
+
+    def wait(self, condition, *, what, timeout_s=60.0):
+        until = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < until, f"waited in vain for {what}:\n{self.log()}"
+            time.sleep(0.02)
+
+    def _running(self, process):
+        assert process.poll() is None, self.log()
+        path = self.state / "status.json"
+        return path.exists() and json.loads(path.read_bytes())["daemon"] | {"pid": process.pid} == json.loads(
+            path.read_bytes()
+        )["daemon"] | {"state": "running"}
+
+    def log(self):
+        path = self.folder / "daemon.log"
+        return path.read_text()[-4000:] if path.exists() else ""
+
+    def current(self):
+        path = self.state / "CURRENT"
+        return int(path.read_text()) if path.exists() else None
+
+    def manifest(self, version):
+        return json.loads((self.state / "checkpoints" / f"{version:08d}" / "manifest.json").read_bytes())
+
+    def files(self, *parts):
+        folder = self.folder.joinpath("spool", *parts)
+        return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    for process in site.processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def drop(site):
+    """Deposit one npz episode by the written contract: aside, then renamed."""
+    count = 0
+
+    def deposit(name=None, *, steps=5, width=3, meta=None, **arrays):
+        nonlocal count
+        count += 1
+        rng = np.random.default_rng(count)
+        values = {
+            "obs": rng.normal(size=(steps + 1, width)).astype(np.float32),
+            "action": np.arange(steps) % 2,
+            "reward": rng.normal(size=steps),
+            "logp": np.full(steps, np.log(0.5)),
+            **arrays,
+        }
+        header = {
+            "episode_id": f"episode-{count}",
+            "client_id": "bot",
+            "policy_version": 0,
+            "ended_at": time.time(),
+            "terminated": True,
+            "truncated": False,
+            **(meta or {}),
+        }
+        name = name or f"{count:06d}.npz"
+        aside = site.inbox / f".tmp-{name}"
+        with aside.open("wb") as stream:
+            np.savez(stream, meta=np.array(json.dumps(header)), **values)
+        aside.rename(site.inbox / name)
+        return site.inbox / name
+
+    return deposit
