@@ -130,6 +130,7 @@ def load_config(path: Path | None, env: Mapping[str, str]) -> Config:
     file = find_config(path, env)
     tables = _read_toml(file)
     origins = _override(tables, env)
+    tables.setdefault("paths", {})  # so that the defaults become relative to the file
     try:
         config = Config.model_validate(tables, context={"folder": file.parent})
     except ValidationError as error:

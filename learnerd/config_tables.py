@@ -25,7 +25,7 @@ def _to_tuple(value: Any) -> Any:
 
 def _to_path(value: Any, info: ValidationInfo) -> Any:
     """Text becomes a path; a relative one is relative to the config file's folder."""
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         return value
     folder: Path = (info.context or {}).get("folder", Path())
     return folder / Path(value).expanduser()
@@ -70,6 +70,9 @@ class Table(BaseModel):
 
 class Paths(Table):
     """Where the spool and the state are."""
+
+    # Defaults too are relative to the config file.
+    model_config = ConfigDict(validate_default=True)
 
     spool: Folder = Path("spool")
     state: Folder = Path("state")
