@@ -2,12 +2,15 @@
 
 PolicyError
 ├── NoPolicyYet        no version has been published
+├── UpdateDiverged     a loss, a gradient or a weight became non-finite
 └── StoreError         the store could not do what was asked
     ├── VersionDamaged   a version's files are not what its manifest says
     ├── VersionPruned    a version's directory is gone, by retention
     ├── NotAVersion      no such version was ever published
     ├── AlreadyLearned   the head's ledger holds some of the episodes; carries their keys
     ├── StoreBusy        the publish lock was held for too long
+    ├── DriftTooLarge    the head moved too far since the base: train again on the head
+    ├── LedgerDamaged    the ids of compacted versions are not as they were written
     └── BadDelta         a delta that does not fit: shapes, names, finiteness, spec
 """
 
@@ -100,6 +103,40 @@ class StoreBusy(StoreError):  # noqa: N818 - it says a state
         self.timeout_s = timeout_s
 
 
+class DriftTooLarge(StoreError):  # noqa: N818 - it names what is wrong
+    """The head moved too far since the base for a merge: train the batch again on the head.
+
+    Attributes:
+        base: the version that was trained from.
+        head: the version to train from.
+        drift: relative change of the policy's weights between them.
+        limit: ``drift_limit`` of ``state/merge.json``.
+    """
+
+    def __init__(self, *, base: int, head: int, drift: float, limit: float) -> None:
+        super().__init__(
+            f"the policy moved by {drift:.3g} from version {base} to {head}; the limit is {limit}"
+        )
+        self.base = base
+        self.head = head
+        self.drift = drift
+        self.limit = limit
+
+
+class LedgerDamaged(StoreError):  # noqa: N818 - it says a state
+    """A run of learned ids is not as it was written; publishing without it could learn episodes twice.
+
+    Attributes:
+        path: the file.
+        reason: what was found.
+    """
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; restore it, or remove it and accept that its ids are forgotten")
+        self.path = path
+        self.reason = reason
+
+
 class BadDelta(StoreError):  # noqa: N818 - it names what is wrong
     """A delta that the store does not accept.
 
@@ -114,3 +151,17 @@ class BadDelta(StoreError):  # noqa: N818 - it names what is wrong
         self.field = field
         self.value = value
         self.accepted = accepted
+
+
+class UpdateDiverged(PolicyError):  # noqa: N818 - it says a state
+    """Something became non-finite during an update; what was learned is to be thrown away.
+
+    Attributes:
+        what: which quantity.
+        value: what it is.
+    """
+
+    def __init__(self, *, what: str, value: float) -> None:
+        super().__init__(f"{what} is {value} during the update; accepted: finite numbers")
+        self.what = what
+        self.value = value
