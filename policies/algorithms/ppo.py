@@ -1,0 +1,55 @@
+"""PPO, decoupled: the clip is against a proximal policy, the weight against the behavior policy."""
+
+import torch
+from torch import Tensor
+
+from experience.batch import Batch
+from policies.estimates import Estimates, Float64
+from policies.losses import awr_loss, clipped_loss, decoupled_loss
+from policies.networks import Evaluation
+from policies.returns import gae
+from policies.rows import Rows
+from policies.settings import LearnerSettings
+
+
+class PPO:
+    """Hilton, Cobbe & Schulman 2021; steps without a behavior log-probability are learned by AWR instead."""
+
+    trains_value = True
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        self._settings = settings
+        self.scales_by_ess = settings.ess_scaling
+        self.needs_reference = settings.decoupled
+
+    def advantages(self, batch: Batch, estimates: Estimates) -> Float64:
+        """Return GAE on the current value; V-trace's were worse on stale episodes."""
+        return gae(
+            batch.reward,
+            estimates.value,
+            batch.offsets,
+            bootstrap_e=estimates.bootstrap,
+            gamma=self._settings.gamma,
+            gae_lambda=self._settings.gae_lambda,
+        )
+
+    def policy_loss(self, rows: Rows, now: Evaluation, reference_logp: Tensor | None) -> Tensor:
+        """Loss of each step [n]."""
+        loss = self._corrected_loss(rows, now, reference_logp)
+        if rows.logged is None:
+            return loss
+        fallback = awr_loss(now.logp, rows.advantage, weight_max=self._settings.awr_weight_max)
+        return torch.where(rows.logged, loss, fallback)
+
+    def _corrected_loss(self, rows: Rows, now: Evaluation, reference_logp: Tensor | None) -> Tensor:
+        clip_range = self._settings.clip_range
+        if reference_logp is None:
+            return clipped_loss(now.logp, rows.behavior_logp, rows.advantage, clip_range=clip_range)
+        return decoupled_loss(
+            now.logp,
+            reference_logp,
+            rows.behavior_logp,
+            rows.advantage,
+            clip_range=clip_range,
+            ratio_cap=self._settings.ratio_cap,
+        )

@@ -1,0 +1,212 @@
+"""Epochs (torch): the passes over one prepared batch. Nothing is read back to the host inside of them."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from policies.algorithms import Algorithm
+from policies.errors import UpdateDiverged
+from policies.learner_state import LearnerState
+from policies.losses import value_loss
+from policies.networks import Evaluation, Network, divergence, evaluate, log_std_of, perceptron, set_gradient
+from policies.optimizer import clip_to_norm_
+from policies.rows import Rows
+from policies.settings import LearnerSettings
+
+CHUNK_ROWS = {"cpu": 512, "cuda": 1 << 20}
+"""Rows through a network at once: on a CPU the activations of a 64-wide one then stay in its own cache."""
+
+ADVANTAGE_EPSILON = 1e-8
+
+
+def permutations(seed: int, *, epochs: int, n: int) -> NDArray[np.int64]:
+    """One order of n steps an epoch, [epochs, n], from ``seed`` alone."""
+    generator = np.random.default_rng(seed)
+    return np.stack([generator.permutation(n) for _ in range(epochs)])
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What each minibatch gave, still on the device; each entry is a scalar."""
+
+    policy_loss: list[Tensor] = field(default_factory=list)
+    value_loss: list[Tensor] = field(default_factory=list)
+    grad_norm: list[Tensor] = field(default_factory=list)
+    value_grad_norm: list[Tensor] = field(default_factory=list)
+    kl: list[Tensor] = field(default_factory=list)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each list, 0 for an empty one: one transfer from the device."""
+        lists = vars(self)
+        stacked = [torch.stack(entries).mean() for entries in lists.values() if entries]
+        numbers = iter(torch.stack(stacked).tolist() if stacked else [])
+        return {name: next(numbers) if entries else 0.0 for name, entries in lists.items()}
+
+
+class Epochs:
+    """Trains the networks of ``state`` on ``rows``.
+
+    Args:
+        state: changed in place.
+        settings: the learning rule.
+        algorithm: the policy's loss.
+        policy_rate: the policy's learning rate, with the effective sample size; None: no policy steps.
+        value_rate: the value network's; None: no value steps.
+    """
+
+    def __init__(
+        self,
+        state: LearnerState,
+        settings: LearnerSettings,
+        algorithm: Algorithm,
+        *,
+        policy_rate: float | None,
+        value_rate: float | None,
+    ) -> None:
+        self._state, self._settings, self._algorithm = state, settings, algorithm
+        self._policy_rate, self._value_rate = policy_rate, value_rate
+        self._trained: list[Network] = [
+            *([state.policy] if policy_rate is not None else []),
+            *([state.value] if value_rate is not None else []),
+        ]
+        self._start_log_std = None if state.policy.log_std is None else state.policy.log_std.detach().clone()
+        proximal = state.proximal
+        self._proximal_leaves = None if proximal is None else state.policy.layout.views(proximal.flat)
+        self._trace = Trace()
+        self._watches_kl = False
+
+    @property
+    def policy_steps(self) -> int:
+        """Optimizer steps of the policy so far."""
+        return len(self._trace.policy_loss)
+
+    @property
+    def value_steps(self) -> int:
+        """Optimizer steps of the value network so far."""
+        return len(self._trace.value_loss)
+
+    def run(self, rows: Rows, orders: NDArray[np.int64]) -> dict[str, float]:
+        """Train once through ``orders`` [epochs, n]; return the means of the trace.
+
+        Raises:
+            UpdateDiverged: a loss, a gradient or a weight is not finite; the state is spoiled.
+        """
+        on_device = torch.from_numpy(orders).to(rows.obs.device)
+        target_kl = self._settings.target_kl
+        for epoch, order in enumerate(on_device):
+            self._watches_kl = self._policy_rate is not None and (target_kl > 0 or epoch == len(orders) - 1)
+            self._trace.kl = []
+            self._epoch(rows.take(order))
+            if target_kl > 0 and self._trace.kl and torch.stack(self._trace.kl).mean().item() > target_kl:
+                break
+        means = self._trace.means()
+        self._check(means)
+        return means
+
+    def _epoch(self, rows: Rows) -> None:
+        parts = self._settings.minibatches
+        cuts = [len(rows) * i // parts for i in range(parts + 1)]
+        for start, stop in itertools.pairwise(cuts):
+            if stop > start:
+                self._minibatch(rows.part(start, stop))
+
+    def _minibatch(self, rows: Rows) -> None:
+        if self._settings.advantage_normalization == "minibatch" and len(rows) > 1:
+            advantage = rows.advantage
+            advantage = (advantage - advantage.mean()) / (advantage.std() + ADVANTAGE_EPSILON)
+            rows = replace(rows, advantage=advantage)
+        policy_losses: list[Tensor] = []
+        value_losses: list[Tensor] = []
+        kls: list[Tensor] = []
+        for i, chunk in enumerate(rows.chunks(CHUNK_ROWS[rows.obs.device.type])):
+            terms: list[Tensor] = []
+            if self._policy_rate is not None:
+                terms.append(self._policy_loss(chunk, len(rows), kls))
+                policy_losses.append(terms[-1].detach())
+            if self._value_rate is not None:
+                terms.append(self._value_loss(chunk) / len(rows))
+                value_losses.append(terms[-1].detach())
+            set_gradient(
+                torch.stack(terms).sum() if len(terms) > 1 else terms[0], self._trained, accumulate=i > 0
+            )
+        for trace, losses in (
+            (self._trace.policy_loss, policy_losses),
+            (self._trace.value_loss, value_losses),
+            (self._trace.kl, kls),
+        ):
+            if losses:
+                trace.append(torch.stack(losses).sum() if len(losses) > 1 else losses[0])
+        self._step()
+
+    def _policy_loss(self, rows: Rows, n: int, kls: list[Tensor]) -> Tensor:
+        """Policy loss of a chunk, over the n rows of its minibatch; summed over them with scaling "sum"."""
+        now = evaluate(self._state.policy(rows.obs), self._state.policy.log_std, rows.action, rows.mask)
+        reference = self._reference(rows)
+        if self._watches_kl:
+            with torch.no_grad():
+                kls.append(divergence(reference, now).sum() / n)
+        needed = reference.logp if self._algorithm.needs_reference else None
+        loss = self._algorithm.policy_loss(rows, now, needed) - self._settings.entropy_bonus * now.entropy
+        return loss.sum() if self._settings.lr_scaling == "sum" else loss.sum() / n
+
+    def _reference(self, rows: Rows) -> Evaluation:
+        """Return the proximal policy: the moving average as it is now, or the policy at the start."""
+        if self._proximal_leaves is None:
+            return Evaluation(
+                logp=rows.start_logp,
+                entropy=rows.start_logp,
+                parameters=rows.start_parameters,
+                log_std=self._start_log_std,
+            )
+        with torch.no_grad():
+            outputs = perceptron(self._proximal_leaves, rows.obs, self._state.policy.activation)
+            return evaluate(outputs, log_std_of(self._proximal_leaves), rows.action, rows.mask)
+
+    def _value_loss(self, rows: Rows) -> Tensor:
+        output = self._state.value(rows.obs).squeeze(1)
+        return value_loss(output, rows.target, coefficient=self._settings.value_coefficient).sum()
+
+    def _step(self) -> None:
+        self._clip()
+        state = self._state
+        if self._policy_rate is not None:
+            state.policy_optimizer.step(
+                state.policy.flat, state.policy.gradient, learning_rate=self._policy_rate
+            )
+            if state.proximal is not None:
+                state.proximal.follow(state.policy.flat)
+        if self._value_rate is not None:
+            state.value_optimizer.step(state.value.flat, state.value.gradient, learning_rate=self._value_rate)
+
+    def _clip(self) -> None:
+        settings, state, trace = self._settings, self._state, self._trace
+        if settings.joint_clip:
+            norm = clip_to_norm_([network.gradient for network in self._trained], settings.max_grad_norm)
+            trace.grad_norm.append(norm)
+            trace.value_grad_norm.append(norm)
+            return
+        if self._policy_rate is not None:
+            trace.grad_norm.append(clip_to_norm_([state.policy.gradient], settings.max_grad_norm))
+        if self._value_rate is not None:
+            trace.value_grad_norm.append(clip_to_norm_([state.value.gradient], settings.value_max_grad_norm))
+
+    def _check(self, means: dict[str, float]) -> None:
+        check_finite({name.replace("_", " "): number for name, number in means.items()})
+        sums: Sequence[float] = torch.stack([network.flat.sum() for network in self._trained]).tolist()
+        names = [
+            "policy weights" if network is self._state.policy else "value weights"
+            for network in self._trained
+        ]
+        check_finite(dict(zip(names, sums, strict=True)))
+
+
+def check_finite(quantities: dict[str, float]) -> None:
+    """Raise UpdateDiverged for the first that is not finite."""
+    for name, number in quantities.items():
+        if not np.isfinite(number):
+            raise UpdateDiverged(what=name, value=number)

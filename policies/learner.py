@@ -1,0 +1,123 @@
+"""Learner (torch): trains a checkpoint's networks on batches, and says what it changed."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experience.batch import Batch
+from policies.algorithms import create_algorithm
+from policies.checkpoint import Checkpoint, Delta
+from policies.epochs import Epochs, permutations
+from policies.learner_state import LearnerState
+from policies.lr_scaling import scaled_learning_rate
+from policies.normalizer import RunningStatistics
+from policies.preparation import Preparation
+from policies.report import UpdateReport
+from policies.settings import LearnerSettings
+
+DEVICES = ("cpu", "cuda")
+
+
+class Learner:
+    """Trains from one version on; several updates may go into one delta.
+
+    The observation statistics are the base version's throughout; what a batch adds to them counts from the
+    next version on.
+
+    Args:
+        checkpoint: the base version.
+        settings: the learning rule.
+        device: "cpu" or "cuda".
+        update_observation_statistics: whether the delta carries the statistics of the observations.
+        clock: seconds, for the report.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: LearnerSettings,
+        *,
+        device: str = "cpu",
+        update_observation_statistics: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if device not in DEVICES:
+            raise ValueError(f'device is {device!r}; accepted: "cpu" or "cuda"')
+        self._base = checkpoint
+        self._settings = settings
+        self._updates_statistics = update_observation_statistics
+        self._clock = clock
+        self._algorithm = create_algorithm(settings)
+        self._state = LearnerState(checkpoint, settings, device=device)
+        self._preparation = Preparation(checkpoint, self._state, settings, self._algorithm, device=device)
+
+    def update(self, batch: Batch, *, seed: int) -> UpdateReport:
+        """Train once on a batch that no earlier update has seen.
+
+        Args:
+            batch: at least one step.
+            seed: of the shuffling; beside it, the result depends on the state, the batch, the number of
+                threads and the machine only.
+
+        Raises:
+            ValueError: the batch does not fit the policy; nothing has changed.
+            UpdateDiverged: something became non-finite; this learner is spoiled and has to be thrown away.
+        """
+        began = self._clock()
+        start = self._preparation.prepare(batch)
+        rate = self._learning_rate(batch.n_episodes)
+        value_rate = self._settings.learning_rate if self._settings.lr_scaling == "sum" else rate
+        epochs = Epochs(
+            self._state,
+            self._settings,
+            self._algorithm,
+            policy_rate=None if start.trust is None else rate * start.trust,
+            value_rate=value_rate if self._algorithm.trains_value else None,
+        )
+        means = epochs.run(start.rows, permutations(seed, epochs=self._settings.epochs, n=batch.n_steps))
+        self._count(batch)
+        return UpdateReport(
+            **means,
+            loss=means["policy_loss"] + means["value_loss"],
+            entropy=start.entropy,
+            ess_fraction=start.ess_fraction,
+            ratio_max=start.ratio_max,
+            learning_rate=rate,
+            policy_steps=epochs.policy_steps,
+            value_steps=epochs.value_steps,
+            n_steps=batch.n_steps,
+            n_episodes=batch.n_episodes,
+            unlogged_steps=start.unlogged_steps,
+            return_mean=float(batch.total_reward.mean()),
+            seconds=self._clock() - began,
+        )
+
+    def delta(self) -> Delta:
+        """Everything since the checkpoint."""
+        return self._state.delta(with_observed=self._updates_statistics)
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Copy the weights as they are now, by name."""
+        return self._state.weights()
+
+    def log_probs(self, batch: Batch) -> NDArray[np.float32]:
+        """Log-probability of each action of ``batch`` [N] under the policy as it is now."""
+        return self._preparation.log_probs(batch)
+
+    def _learning_rate(self, episodes: int) -> float:
+        return scaled_learning_rate(
+            self._settings.lr_scaling,
+            learning_rate=self._settings.learning_rate,
+            episodes=episodes,
+            reference_episodes=self._settings.reference_batch_episodes,
+        )
+
+    def _count(self, batch: Batch) -> None:
+        state = self._state
+        state.added["updates"] += 1
+        state.added["steps"] += batch.n_steps
+        if self._updates_statistics:
+            rows = batch.obs.reshape(batch.n_steps, self._base.spec.inputs)
+            state.observed = state.observed + RunningStatistics.of(rows)

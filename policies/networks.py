@@ -1,0 +1,173 @@
+"""Networks (torch): named weights on one flat vector, the perceptron, and the action distributions.
+
+One flat vector a network: the optimizer, the clipping and the moving average are then a few operations on one
+tensor, whatever the number of layers.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from policies.checkpoint import Arrays
+from policies.spec import Activation, PolicySpec
+
+LOG_2_PI = math.log(2.0 * math.pi)
+DISALLOWED_LOGIT = -1e9  # its probability is exactly 0 in float32, and 0 · log 0 stays 0 in the entropy
+
+Float32 = NDArray[np.float32]
+
+
+class Layout:
+    """Where each named weight lies on a network's flat vector."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.size = sum(self.sizes)
+
+    def pack(self, arrays: Arrays, *, prefix: str = "", device: str = "cpu") -> Tensor:
+        """Copy named arrays onto a new flat float32 vector."""
+        parts = [np.asarray(arrays[prefix + name], np.float32).reshape(-1) for name in self.shapes]
+        return torch.from_numpy(np.concatenate(parts)).to(device)
+
+    def unpack(self, flat: Tensor, *, prefix: str = "") -> dict[str, Float32]:
+        """Copy a flat vector into named arrays."""
+        array = flat.detach().to("cpu", copy=True).numpy()
+        pieces = np.split(array, np.cumsum(self.sizes)[:-1])
+        return {
+            prefix + name: piece.reshape(shape)
+            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Shaped views of a flat vector, in order; none of them knows of the others."""
+        pieces = flat.split(self.sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes.values(), strict=True)]
+
+
+class Network:
+    """A perceptron whose weights are views of one flat vector, and the buffer for their gradient.
+
+    Attributes:
+        layout: where each weight lies.
+        flat: [P] float32, changed in place by an optimizer.
+        gradient: [P] float32, filled by ``set_gradient``.
+        leaves: the weights as autograd sees them.
+    """
+
+    def __init__(self, layout: Layout, flat: Tensor, activation: Activation) -> None:
+        self.layout = layout
+        self.flat = flat
+        self.gradient = torch.zeros_like(flat)
+        self.leaves = [view.detach().requires_grad_() for view in layout.views(flat)]
+        self.activation = activation
+
+    def __call__(self, obs_nd: Tensor) -> Tensor:
+        """Outputs [n, outputs] of observations [n, D]."""
+        return perceptron(self.leaves, obs_nd, self.activation)
+
+    @property
+    def log_std(self) -> Tensor | None:
+        """The Gaussian's, [A]; None for a categorical policy and for a value network."""
+        return log_std_of(self.leaves)
+
+    def head(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last layer, as plain tensors that share its memory."""
+        weights = self.leaves[:-1] if self.log_std is not None else self.leaves
+        return weights[-2].detach(), weights[-1].detach()
+
+
+def network_layout(spec: PolicySpec, network: str) -> Layout:
+    """Return the layout of "policy" (with ``log_std`` last, if there is one) or "value"."""
+    shapes = {name: shape for name, shape in spec.shapes().items() if name.startswith(f"{network}.")}
+    if network == "policy" and "log_std" in spec.shapes():
+        shapes["log_std"] = spec.shapes()["log_std"]
+    return Layout(shapes)
+
+
+def log_std_of(weights: Sequence[Tensor]) -> Tensor | None:
+    """Return a Gaussian's log standard deviations: the one weight after the last layer's bias."""
+    return weights[-1] if len(weights) % 2 else None
+
+
+def perceptron(weights: Sequence[Tensor], obs_nd: Tensor, activation: Activation) -> Tensor:
+    """Return W_n · act(… act(W_0 x + b_0)) + b_n; ``weights`` are W_0, b_0, W_1, b_1, …, maybe log_std."""
+    last = len(weights) // 2 - 1
+    rows = obs_nd
+    for i in range(last + 1):
+        rows = functional.linear(rows, weights[2 * i], weights[2 * i + 1])
+        if i < last:
+            rows = torch.tanh(rows) if activation == "tanh" else torch.relu(rows)
+    return rows
+
+
+def set_gradient(loss: Tensor, networks: Sequence[Network], *, accumulate: bool) -> None:
+    """Write the gradient of ``loss`` onto each network's buffer, or add it."""
+    leaves = [leaf for network in networks for leaf in network.leaves]
+    gradients: Iterator[Tensor] = iter(torch.autograd.grad(loss, leaves))
+    for network in networks:
+        pieces = [next(gradients).reshape(-1) for _ in network.leaves]
+        if accumulate:
+            network.gradient.add_(torch.cat(pieces))
+        else:
+            torch.cat(pieces, out=network.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What a policy says about steps that were taken.
+
+    Attributes:
+        logp: [n] log-probability of each action.
+        entropy: [n] or [] entropy of the policy at each step, in nats.
+        parameters: [n, outputs] normalized log-probabilities (discrete) or means (continuous).
+        log_std: [A], continuous only.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    parameters: Tensor
+    log_std: Tensor | None = None
+
+
+def evaluate(outputs_nk: Tensor, log_std: Tensor | None, action: Tensor, mask: Tensor | None) -> Evaluation:
+    """Evaluate actions under the policy's outputs: categorical without ``log_std``, Gaussian with it."""
+    if log_std is None:
+        return _categorical(outputs_nk, action, mask)
+    return _gaussian(outputs_nk, log_std, action)
+
+
+def _categorical(logits_nk: Tensor, action_n: Tensor, mask_nk: Tensor | None) -> Evaluation:
+    if mask_nk is not None:
+        logits_nk = logits_nk.masked_fill(~mask_nk, DISALLOWED_LOGIT)
+    log_probs = torch.log_softmax(logits_nk, dim=1)
+    logp = log_probs.gather(1, action_n.unsqueeze(1)).squeeze(1)
+    entropy = -(log_probs.exp() * log_probs).sum(dim=1)
+    return Evaluation(logp=logp, entropy=entropy, parameters=log_probs)
+
+
+def _gaussian(mean_na: Tensor, log_std_a: Tensor, action_na: Tensor) -> Evaluation:
+    standardized = (action_na - mean_na) * torch.exp(-log_std_a)
+    constant = log_std_a.sum() + 0.5 * LOG_2_PI * len(log_std_a)
+    return Evaluation(
+        logp=-0.5 * standardized.square().sum(dim=1) - constant,
+        entropy=log_std_a.sum() + 0.5 * (1.0 + LOG_2_PI) * len(log_std_a),
+        parameters=mean_na,
+        log_std=log_std_a,
+    )
+
+
+def divergence(of: Evaluation, to: Evaluation) -> Tensor:
+    """KL(of ‖ to) at each step, [n], in nats."""
+    if of.log_std is None or to.log_std is None:
+        return (of.parameters.exp() * (of.parameters - to.parameters)).sum(dim=1)
+    shift = (of.parameters - to.parameters) * torch.exp(-to.log_std)
+    variance_ratio = torch.exp(2.0 * (of.log_std - to.log_std))
+    per_action = 0.5 * (variance_ratio + shift.square() - 1.0) + (to.log_std - of.log_std)
+    return per_action.sum(dim=1)

@@ -1,0 +1,258 @@
+"""Preparation (torch): what is fixed for an update, before training: value scale, advantages, ratios."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experience.batch import Batch
+from policies.algorithms import Algorithm
+from policies.baselines import moved_average
+from policies.checkpoint import Checkpoint
+from policies.epochs import CHUNK_ROWS, check_finite
+from policies.estimates import Estimates
+from policies.learner_state import LearnerState
+from policies.networks import Evaluation, evaluate
+from policies.popart import UNSCALED, ValueScale, head_change
+from policies.returns import discounted_returns
+from policies.rows import Rows
+from policies.settings import LearnerSettings
+from policies.spec import DiscreteSpace
+from policies.weighting import effective_sample_fraction, largest_ratio, normalized
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A batch made ready.
+
+    Attributes:
+        rows: its steps on the device.
+        entropy: mean over them, in nats.
+        ess_fraction: effective sample size over the steps with a behavior log-probability.
+        ratio_max: largest importance ratio.
+        unlogged_steps: how many have no behavior log-probability.
+        trust: what the policy's step is multiplied with; None: the batch says too little about the policy.
+    """
+
+    rows: Rows
+    entropy: float
+    ess_fraction: float
+    ratio_max: float
+    unlogged_steps: int
+    trust: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    obs: Tensor
+    action: Tensor
+    mask: Tensor | None
+
+
+class Preparation:
+    """Makes batches ready for the networks of ``state``.
+
+    Args:
+        base: the version whose observation statistics are used.
+        state: its value scale, value head and baseline move with every batch.
+        settings: the learning rule.
+        algorithm: its advantages.
+        device: where the rows go.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        state: LearnerState,
+        settings: LearnerSettings,
+        algorithm: Algorithm,
+        *,
+        device: str,
+    ) -> None:
+        self._base, self._state = base, state
+        self._settings, self._algorithm = settings, algorithm
+        self._device = device
+
+    def prepare(self, batch: Batch) -> Start:
+        """Fix ratios under the policy as it is, then values and advantages."""
+        check_batch(batch, self._base)
+        inputs = self._inputs(batch)
+        now = self._evaluate(inputs)
+        entropy = float(now.entropy.mean())
+        logp = now.logp.cpu().numpy().astype(np.float64)
+        check_finite({"entropy": entropy, "log-probability": float(logp.sum())})
+        logged = np.isfinite(batch.logp)
+        behavior_logp = np.where(logged, batch.logp, 0.0)
+        log_ratio = (logp - behavior_logp)[logged]
+        ess_fraction = effective_sample_fraction(log_ratio)
+        advantage, target = self._advantages(batch, inputs.obs)
+        return Start(
+            rows=Rows(
+                obs=inputs.obs,
+                action=inputs.action,
+                mask=inputs.mask,
+                advantage=self._float32(advantage),
+                target=self._float32(target),
+                behavior_logp=self._float32(behavior_logp),
+                start_logp=now.logp,
+                start_parameters=now.parameters,
+                logged=None if logged.all() else torch.from_numpy(logged).to(self._device),
+            ),
+            entropy=entropy,
+            ess_fraction=ess_fraction,
+            ratio_max=largest_ratio(log_ratio),
+            unlogged_steps=int((~logged).sum()),
+            trust=self._trust(ess_fraction),
+        )
+
+    def log_probs(self, batch: Batch) -> NDArray[np.float32]:
+        """Log-probability of each action, [N], under the policy as it is."""
+        check_batch(batch, self._base)
+        logp: NDArray[np.float32] = self._evaluate(self._inputs(batch)).logp.cpu().numpy()
+        return logp
+
+    def _trust(self, ess_fraction: float) -> float | None:
+        if not self._algorithm.scales_by_ess:
+            return 1.0
+        return ess_fraction if ess_fraction >= self._settings.ess_min else None
+
+    def _inputs(self, batch: Batch) -> _Inputs:
+        action = torch.from_numpy(np.ascontiguousarray(batch.action))
+        if isinstance(self._base.spec.action, DiscreteSpace):
+            action = action.to(torch.int64)
+        mask = None if batch.mask is None else torch.from_numpy(_allowing(batch.mask, batch.action))
+        return _Inputs(
+            obs=self._observations(batch.obs),
+            action=action.to(self._device),
+            mask=None if mask is None else mask.to(self._device),
+        )
+
+    def _observations(self, obs: NDArray[np.float32]) -> Tensor:
+        spec = self._base.spec
+        rows = obs.reshape(len(obs), spec.inputs)
+        if spec.normalize:
+            rows = self._base.normalizer.normalize(rows)
+        return torch.tensor(rows, dtype=torch.float32, device=self._device)
+
+    def _evaluate(self, inputs: _Inputs) -> Evaluation:
+        """Evaluate every step under the policy, in chunks."""
+        policy = self._state.policy
+        most = CHUNK_ROWS[inputs.obs.device.type]
+        parts: list[Evaluation] = []
+        with torch.no_grad():
+            for first in range(0, len(inputs.obs), most):
+                rows = slice(first, first + most)
+                mask = None if inputs.mask is None else inputs.mask[rows]
+                parts.append(evaluate(policy(inputs.obs[rows]), policy.log_std, inputs.action[rows], mask))
+        return Evaluation(
+            logp=torch.cat([part.logp for part in parts]),
+            entropy=torch.cat([part.entropy.reshape(-1) for part in parts]),
+            parameters=torch.cat([part.parameters for part in parts]),
+            log_std=parts[0].log_std,
+        )
+
+    def _value_outputs(self, obs: Tensor) -> Float64:
+        most = CHUNK_ROWS[obs.device.type]
+        with torch.no_grad():
+            parts = [self._state.value(rows).squeeze(1) for rows in obs.split(most)]
+        outputs: Float64 = torch.cat(parts).cpu().numpy().astype(np.float64)
+        return outputs
+
+    def _advantages(self, batch: Batch, obs: Tensor) -> tuple[Float64, Float64]:
+        """(advantages, targets in the value network's own scale), [N] each."""
+        estimates = self._valued(batch, obs) if self._algorithm.trains_value else self._averaged(batch)
+        advantage = self._algorithm.advantages(batch, estimates)
+        scale = self._state.value_scale or UNSCALED
+        target = scale.normalized(estimates.value + advantage)
+        if self._settings.advantage_normalization == "batch":
+            advantage = normalized(advantage)
+        check_finite({"advantage": np.abs(advantage).sum(), "value target": np.abs(target).sum()})
+        return advantage, target
+
+    def _averaged(self, batch: Batch) -> Estimates:
+        """Returns and the moving average of their mean as it was; the average then moves."""
+        state = self._state
+        returns = discounted_returns(batch.reward, batch.offsets, gamma=self._settings.gamma)
+        estimates = Estimates(
+            value=np.zeros_like(returns),
+            bootstrap=np.zeros(batch.n_episodes),
+            returns=returns,
+            average_return=state.average_return or 0.0,
+        )
+        state.average_return = moved_average(state.average_return, returns, rate=self._settings.ema_rate)
+        state.added["baseline"] += 1
+        return estimates
+
+    def _valued(self, batch: Batch, obs: Tensor) -> Estimates:
+        """Values under the scale that this batch's returns have moved."""
+        output = self._value_outputs(obs)
+        final_output = self._value_outputs(self._observations(batch.final_obs))
+        if self._settings.popart_rate > 0:
+            factor, shift = self._move_scale(self._returns(batch, final_output))
+            output, final_output = output * factor + shift, final_output * factor + shift
+        scale = self._state.value_scale or UNSCALED
+        return Estimates(
+            value=scale.denormalized(output),
+            bootstrap=np.where(batch.terminated, 0.0, scale.denormalized(final_output)),
+            returns=np.zeros(0),
+            average_return=0.0,
+        )
+
+    def _returns(self, batch: Batch, final_output: Float64) -> Float64:
+        """Discounted returns, continued by the value where an episode was cut, once there is a scale."""
+        scale = self._state.value_scale
+        value = np.zeros_like(final_output) if scale is None else scale.denormalized(final_output)
+        return discounted_returns(
+            batch.reward,
+            batch.offsets,
+            gamma=self._settings.gamma,
+            bootstrap_e=np.where(batch.terminated, 0.0, value),
+        )
+
+    def _move_scale(self, returns: Float64) -> tuple[float, float]:
+        """Move the value scale and the value head with it; (factor, shift) of the head's output."""
+        state = self._state
+        batch_scale = ValueScale.of(returns, std_min=self._settings.popart_std_min)
+        state.added["popart"] += 1
+        if state.value_scale is None:
+            state.value_scale = batch_scale
+            return 1.0, 0.0
+        moved = state.value_scale.moved(batch_scale, rate=self._settings.popart_rate)
+        factor, shift = head_change(state.value_scale, moved)
+        weight, bias = state.value.head()
+        weight.mul_(factor)
+        bias.mul_(factor).add_(shift)
+        state.value_scale = moved
+        return factor, shift
+
+    def _float32(self, array: Float64) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self._device)
+
+
+def _allowing(mask: NDArray[np.bool_], action: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the mask with every action that was taken allowed: else its probability would be 0."""
+    allowed = mask.copy()
+    allowed[np.arange(len(action)), action] = True
+    return allowed
+
+
+def check_batch(batch: Batch, base: Checkpoint) -> None:
+    """Raise ValueError when a batch does not fit the policy."""
+    spec = base.spec
+    if batch.n_steps == 0:
+        raise ValueError("the batch has no steps; accepted: at least one")
+    if batch.obs.shape != (batch.n_steps, *spec.observation_shape):
+        raise ValueError(f"obs has shape {batch.obs.shape}; accepted: [N, {spec.observation_shape}]")
+    if isinstance(spec.action, DiscreteSpace):
+        if batch.action.ndim != 1 or not 0 <= batch.action.min() <= batch.action.max() < spec.action.n:
+            raise ValueError(
+                f"action has shape {batch.action.shape}; accepted: [N] of 0 … {spec.action.n - 1}"
+            )
+        if batch.mask is not None and batch.mask.shape != (batch.n_steps, spec.action.n):
+            raise ValueError(f"mask has shape {batch.mask.shape}; accepted: [N, {spec.action.n}]")
+    elif batch.action.shape != (batch.n_steps, spec.action.size):
+        raise ValueError(f"action has shape {batch.action.shape}; accepted: [N, {spec.action.size}]")

@@ -1,0 +1,34 @@
+"""ProximalAverage (torch): a moving average of the policy's weights.
+
+Hilton, Cobbe & Schulman 2021, "Batch size-invariance for policy optimization", section 3.2: e₀ = θ₀, w₀ = 1;
+after each step of the policy w' = d · w + 1 and e <- e · d · w / w' + θ / w'.
+"""
+
+from torch import Tensor
+
+
+class ProximalAverage:
+    """The average, its weight, and how much of where it started is left.
+
+    Attributes:
+        flat: [P] the averaged weights.
+        weight: w, the decayed number of policies in the average.
+        retained: product of d · w / w' since it was constructed.
+        taken: how many steps since it was constructed.
+    """
+
+    def __init__(self, flat: Tensor, *, weight: float, decay: float) -> None:
+        self.flat = flat
+        self.weight = weight
+        self.retained = 1.0
+        self.taken = 0
+        self.decay = decay
+
+    def follow(self, weights: Tensor) -> None:
+        """Take in the policy's weights after one of its steps."""
+        weight = self.decay * self.weight + 1.0
+        kept = self.decay * self.weight / weight
+        self.flat.lerp_(weights, 1.0 / weight)
+        self.weight = weight
+        self.retained *= kept
+        self.taken += 1
