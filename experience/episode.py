@@ -40,7 +40,7 @@ class Episode:
         env_id, seed, tags: as the client gave them.
         policy_version: the version that acted; None or 0: none of ours.
         policy_digest: sha256 of that version's model file, when the client noted it.
-        started_at, ended_at, ingested_at: UTC, seconds since 1970.
+        started_at, ended_at, ingested_at: UTC, seconds since 1970, rounded to microseconds.
         source_sha256: sha256 of the file that it came from.
         source_name: that file's name.
         terminated, truncated: as the client said; never inferred.
@@ -88,6 +88,10 @@ class Episode:
         _check_identity(self)
         _check_lengths(self)
         _check_values(self)
+        for name in ("started_at", "ended_at", "ingested_at"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, round(float(value), 6))
         for array in (self.action, self.reward, self.obs, self.logp, self.mask, self.policy_version_step):
             if array is not None:
                 array.setflags(write=False)
@@ -130,6 +134,8 @@ class Episode:
 
 
 MAX_ID_CHARACTERS = 256
+MAX_ACTION = 2**31 - 1
+"""Largest discrete action: far above any action space, and exact in every number format that we store."""
 
 
 def _check_identity(episode: Episode) -> None:
@@ -177,7 +183,10 @@ def _check_values(episode: Episode) -> None:
             where = int(np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))[0])
             value = array.reshape(len(array), -1)[where][bad.reshape(len(array), -1)[where]][0]
             raise reject("not_finite", f"{name}[{where}]", str(value), "finite numbers")
-    if episode.action.dtype.kind == "i" and (episode.action < 0).any():
-        raise reject("bad_value", "action", int(episode.action.min()), "integers >= 0")
-    if episode.logp is not None and episode.action.dtype.kind == "i" and (episode.logp > 1e-6).any():
-        raise reject("bad_value", "logp", float(episode.logp.max()), "log-probabilities <= 0")
+    if episode.action.dtype.kind == "i" and episode.action.size:
+        for extreme in (int(episode.action.min()), int(episode.action.max())):
+            if not 0 <= extreme <= MAX_ACTION:
+                raise reject("bad_value", "action", extreme, f"integers 0 … {MAX_ACTION}")
+    discrete_logp = episode.logp if episode.action.dtype.kind == "i" else None
+    if discrete_logp is not None and (discrete_logp > 1e-6).any():  # noqa: PLR2004 - rounding in float32
+        raise reject("bad_value", "logp", float(discrete_logp.max()), "log-probabilities <= 0")

@@ -3,10 +3,12 @@
 ExperienceError
 ├── InputError        a file or an episode that cannot be read; carries a Problem
 ├── DecoderDied       the decoder process ended or overran its deadline on a file
-└── NotYetClosed      an EpisodeWriter was asked for a step after its end, or the other way round
+├── NotYetClosed      an EpisodeWriter was asked for a step after its end, or the other way round
+└── ShardDamaged      a Parquet shard of ours is not what was written
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,14 @@ class DecoderDied(ExperienceError):  # noqa: N818 - a fact, not an error of the 
 
 class NotYetClosed(ExperienceError):  # noqa: N818
     """``EpisodeWriter`` was called out of order."""
+
+
+class ShardDamaged(ExperienceError):  # noqa: N818
+    """A Parquet shard of ours is not what was written; ``path`` names it."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(f"{path}: {found}")
+        self.path = path
 
 
 def reject(reason: str, field: str, value: object, accepted: str, *, index: int | None = None) -> InputError:
