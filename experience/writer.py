@@ -1,20 +1,22 @@
-"""EpisodeWriter: how a Python client deposits its episodes; numpy and the standard library are all it needs."""
+"""EpisodeWriter: how a Python client deposits its episodes. Needs numpy and the standard library only."""
 
+import io
 import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experience.episode import SCHEMA_VERSION
+from experience.episode import MAX_ID_CHARACTERS, SCHEMA_VERSION
 from experience.errors import NotYetClosed
 from experience.ids import uuid7
 
@@ -52,6 +54,10 @@ class EpisodeWriter:
         action_space: ``{"kind": "discrete", "n": 2}`` or ``{"kind": "continuous", "shape": [1]}``; spares
             the daemon guessing n from the actions that it happens to see first.
         clock: wall clock, UTC seconds.
+
+    Raises:
+        ValueError: an id that the daemon would refuse.
+        OSError: the folder cannot be made.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class EpisodeWriter:
         action_space: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        _check_id("client_id", client_id)
+        _check_id("agent_id", agent_id)
         self._inbox = Path(spool) / "in"
         self._inbox.mkdir(parents=True, exist_ok=True)
         self._header: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "client_id": client_id}
@@ -72,7 +80,8 @@ class EpisodeWriter:
         if agent_id:
             self._header["agent_id"] = agent_id
         if action_space is not None:
-            self._header["action_space"] = dict(action_space)
+            # Gymnasium's n is a numpy integer, which JSON does not know.
+            self._header["action_space"] = json.loads(json.dumps(dict(action_space), default=int))
         self._clock = clock
         self._recording: _Recording | None = None
         self._episode_id = uuid7()
@@ -204,13 +213,29 @@ class EpisodeWriter:
         path = self._inbox / name
         try:
             with aside.open("xb") as file:
-                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+                _write_npz(file, {"meta": np.array(json.dumps(meta)), **arrays})
             aside.rename(path)
         except BaseException:
             with suppress(OSError):
                 aside.unlink()
             raise
         return path
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """As ``np.savez``, which would pickle what has no plain dtype instead of saying so."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", member.getbuffer())
+
+
+def _check_id(name: str, text: str) -> None:
+    if not isinstance(text, str) or len(text) > MAX_ID_CHARACTERS or not text.isprintable():
+        raise ValueError(
+            f"{name} is {text!r}; accepted: printable text of at most {MAX_ID_CHARACTERS} characters"
+        )
 
 
 def _observation(obs: ArrayLike, recording: _Recording) -> NDArray[Any]:
@@ -227,7 +252,7 @@ def _observation(obs: ArrayLike, recording: _Recording) -> NDArray[Any]:
 def _action(action: ArrayLike, recording: _Recording) -> NDArray[Any]:
     given = np.asarray(action)
     integer = given.dtype.kind in "iub"
-    continuous = recording.action[0].dtype.kind == "f" if recording.action else not integer
+    continuous = (recording.action[0] if recording.action else given).dtype.kind == "f"
     if continuous:
         row: NDArray[Any] = np.array(given, dtype=np.float32, ndmin=1)
     elif integer and given.ndim == 0:
@@ -246,7 +271,8 @@ def _mask(mask: ArrayLike | None, recording: _Recording) -> NDArray[np.bool_] | 
     row = np.array(mask, dtype=np.bool_)
     earlier = next((known for known in recording.mask if known is not None), row)
     if row.ndim != 1 or row.shape != earlier.shape:
-        raise ValueError(f"mask has shape {row.shape}; accepted: {earlier.shape if earlier.ndim == 1 else '[N]'}")
+        accepted = earlier.shape if earlier.ndim == 1 else "[N]"
+        raise ValueError(f"mask has shape {row.shape}; accepted: {accepted}")
     return row
 
 
@@ -264,7 +290,9 @@ def _check_logp(logp: float | None, recording: _Recording) -> None:
     if logp is not None and not math.isfinite(logp):
         raise ValueError(f"logp is {logp}; accepted: a finite log-probability, or None on every step")
     if steps and (logp is None) == bool(recording.logp):
-        raise ValueError("logp is given on some steps only; accepted: on every step of an episode, or on none")
+        raise ValueError(
+            "logp is given on some steps only; accepted: on every step of an episode, or on none"
+        )
 
 
 def _check_end(final_obs: ArrayLike | None, *, terminated: bool, truncated: bool, continues: bool) -> None:

@@ -12,14 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from policies.distributions import DiagonalGaussian, categorical_log_probs, draw_categorical, sample_log_probs
 from policies.errors import NoPolicyYet, PolicyError, VersionPruned
 from policies.forward import SingleForward
-from policies.manifest import read_actor
+from policies.manifest import read_actor, read_current
 from policies.spec import DiscreteSpace
 
 # File timestamps can be coarse or a step behind: while CURRENT is younger than this, an unchanged stat does
 # not prove that it was not replaced once more, so it is read again.
 SETTLED_NS = 1_000_000_000
 ATTEMPTS = 3  # a version may be pruned between reading CURRENT and loading it; CURRENT is newer by then
-VERSION_DIGITS = 8
 FEW_ACTIONS = 32  # up to here plain Python beats numpy's cost per call
 
 
@@ -101,9 +100,7 @@ class Actor:
         """Load what CURRENT names; False when that may succeed later though CURRENT stays as it is."""
         for _ in range(ATTEMPTS):
             try:
-                version = self._read_current()
-                if version != self._version:
-                    self._load(version)
+                self._load(read_current(self._state_dir))
             except VersionPruned as error:
                 self._keep(error)
                 continue
@@ -120,13 +117,11 @@ class Actor:
         self._problem = f"{type(error).__name__}: {error}"
         return False
 
-    def _read_current(self) -> int:
-        text = Path(self._current).read_bytes().removesuffix(b"\n")
-        if len(text) != VERSION_DIGITS or not text.isdigit():
-            raise ValueError(f"{self._current} holds {text[:40]!r}; accepted: {VERSION_DIGITS} digits")
-        return int(text)
-
-    def _load(self, version: int) -> None:
+    def _load(self, version: int | None) -> None:
+        if version is None:
+            raise ValueError(f"{self._current} names no version; accepted: eight digits")
+        if version == self._version:
+            return
         if self._version is not None and version < self._version:
             raise ValueError(f"{self._current} names version {version}, older than {self._version}")
         spec, weights, normalizer, _ = read_actor(self._state_dir, version)

@@ -48,13 +48,13 @@ def categorical_log_prob(
     """Log-probability of each row's action, float64 [B]; -inf where the mask does not allow it."""
     log_probs = categorical_log_probs(logits_bn, mask_bn)
     if action_b.shape != log_probs.shape[:1] or action_b.dtype.kind not in "iu":
-        raise ValueError(
-            f"actions have shape {action_b.shape} of {action_b.dtype}; accepted: ({len(log_probs)},) of integers"
-        )
+        found = f"shape {action_b.shape} of {action_b.dtype}"
+        raise ValueError(f"actions have {found}; accepted: ({len(log_probs)},) of integers")
     n = log_probs.shape[1]
-    if action_b.size and not (0 <= action_b.min() and action_b.max() < n):
+    if action_b.size and (action_b.min() < 0 or action_b.max() >= n):
         raise ValueError(f"actions reach from {action_b.min()} to {action_b.max()}; accepted: 0 to {n - 1}")
-    return log_probs[np.arange(len(action_b)), action_b]
+    result: Float64 = log_probs[np.arange(len(action_b)), action_b]
+    return result
 
 
 def categorical_entropy(logits_bn: NDArray[np.floating], mask_bn: Mask | None = None) -> Float64:
@@ -77,7 +77,8 @@ def sample_log_probs(log_probs_bn: Float64, rng: np.random.Generator) -> NDArray
     cumulative = np.exp(log_probs_bn).cumsum(axis=1)
     total = cumulative[:, -1]
     drawn = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0.0))
-    return (cumulative <= drawn[:, None]).sum(axis=1, dtype=np.int64)
+    actions: NDArray[np.int64] = (cumulative <= drawn[:, None]).sum(axis=1, dtype=np.int64)
+    return actions
 
 
 def draw_categorical(logits: Sequence[float], uniform: float) -> tuple[int, float]:

@@ -30,14 +30,11 @@ def values(
 
 
 def _inputs(spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.generic]) -> Rows:
-    if obs.shape[1:] != spec.observation_shape or obs.ndim == 0:
-        raise ValueError(f"observations have shape {obs.shape}; accepted: (B, {_commas(spec)})")
+    if obs.ndim == 0 or obs.shape[1:] != spec.observation_shape:
+        accepted = ", ".join(["B", *map(str, spec.observation_shape)])
+        raise ValueError(f"observations have shape {obs.shape}; accepted: [{accepted}]")
     rows = obs.reshape(len(obs), spec.inputs).astype(np.float32, copy=False)
     return normalizer.normalize(rows) if spec.normalize else rows
-
-
-def _commas(spec: PolicySpec) -> str:
-    return ", ".join(str(size) for size in spec.observation_shape)
 
 
 def _network(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Rows:
@@ -51,7 +48,11 @@ def _network(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Row
 
 
 def _activation(spec: PolicySpec) -> Callable[[Rows, Rows], object]:
-    return np.tanh if spec.activation == "tanh" else _relu
+    if spec.activation == "tanh":
+        return np.tanh
+    if spec.activation == "relu":
+        return _relu
+    raise ValueError(f"activation is {spec.activation!r}; accepted: tanh, relu")
 
 
 def _relu(rows: Rows, out: Rows) -> Rows:
@@ -77,7 +78,7 @@ class SingleForward:
         self._shape = spec.observation_shape
         self._input = buffers[0][:-1].reshape(spec.observation_shape)
         self._flat = buffers[0][:-1]
-        self._scale = normalizer.scale() if spec.normalize else None
+        self._normalization = _normalization(normalizer) if spec.normalize else None
         self._activate = _activation(spec)
         outs = [buffer[:-1] for buffer in buffers[1:]]
         layers = list(zip(buffers, matrices, outs, strict=False))
@@ -88,20 +89,27 @@ class SingleForward:
         if obs.shape != self._shape:
             raise ValueError(f"observation has shape {obs.shape}; the policy's is {self._shape}")
         self._input[...] = obs
-        if self._scale is not None:
-            self._normalize(*self._scale)
+        if self._normalization is not None:
+            self._normalize(*self._normalization)
         dot, activate = np.dot, self._activate
         for source, matrix, out in self._hidden:
             dot(source, matrix, out)
             activate(out, out)
         return dot(self._last_input, self._last_matrix, self._output)
 
-    def _normalize(self, mean: Rows, inverse: Rows) -> None:
+    def _normalize(self, mean: Rows, inverse: Rows, upper: Rows, lower: Rows) -> None:
         flat = self._flat
         np.subtract(flat, mean, flat)
         np.multiply(flat, inverse, flat)
-        np.minimum(flat, np.float32(CLIP), flat)
-        np.maximum(flat, np.float32(-CLIP), flat)
+        np.minimum(flat, upper, out=flat)
+        np.maximum(flat, lower, out=flat)
+
+
+def _normalization(normalizer: RunningStatistics) -> tuple[Rows, Rows, Rows, Rows]:
+    """Mean, inverse deviation and both bounds, as whole vectors: scalar operands are converted every call."""
+    mean, inverse = normalizer.scale()
+    upper = np.full_like(mean, CLIP)
+    return mean, inverse, upper, -upper
 
 
 def _with_bias(weights: Arrays, layer: int) -> Rows:
