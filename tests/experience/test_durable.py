@@ -5,28 +5,6 @@ import pytest
 from experience.durable import fsync_file, fsync_folder, make_folder, write_atomic
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the code under test may handle it as an error."""
-
-
-def kill_at(monkeypatch, k, names=("open", "write", "fsync", "replace", "unlink", "mkdir")):
-    """From the k-th of these calls on, each raises; gives the list of calls that were made."""
-    calls = []
-
-    def patched(name, real):
-        def call(*args, **kwargs):
-            calls.append(name)
-            if len(calls) > k:
-                raise Killed(name)
-            return real(*args, **kwargs)
-
-        return call
-
-    for name in names:
-        monkeypatch.setattr(os, name, patched(name, getattr(os, name)))
-    return calls
-
-
 def test_writes_and_replaces(tmp_path):
     write_atomic(tmp_path / "a", b"old")
     write_atomic(tmp_path / "a", memoryview(b"new!"))
@@ -34,22 +12,21 @@ def test_writes_and_replaces(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_fsyncs_the_file_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
-    calls = kill_at(monkeypatch, 99)
-    write_atomic(tmp_path / "a", b"x")
-    assert calls == ["open", "write", "fsync", "replace", "open", "fsync"]
-    calls.clear()
-    write_atomic(tmp_path / "a", b"x", sync=False)
-    assert calls == ["open", "write", "replace"]
+def test_fsyncs_the_file_before_the_rename_and_the_folder_after(tmp_path, killed_at):
+    with killed_at(99) as durable:
+        write_atomic(tmp_path / "a", b"x")
+    assert durable.calls == ["open", "write", "fsync", "replace", "open", "fsync"]
+    with killed_at(99) as volatile:
+        write_atomic(tmp_path / "a", b"x", sync=False)
+    assert volatile.calls == ["open", "write", "replace"]
 
 
 @pytest.mark.parametrize("k", range(6))
-def test_killed_at_any_call_leaves_the_old_file_or_the_whole_new_one(tmp_path, monkeypatch, k):
+def test_killed_at_any_call_leaves_the_old_file_or_the_whole_new_one(tmp_path, killed_at, k):
     write_atomic(tmp_path / "a", b"old")
-    with monkeypatch.context() as patch:
-        kill_at(patch, k)
-        with pytest.raises(Killed):
-            write_atomic(tmp_path / "a", b"new")
+    with killed_at(k) as kill:
+        write_atomic(tmp_path / "a", b"new")
+    assert kill.happened
     assert (tmp_path / "a").read_bytes() == (b"old" if k < 4 else b"new")
     write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
@@ -79,13 +56,13 @@ def test_an_error_is_raised_once_and_leaves_nothing_aside(tmp_path, monkeypatch,
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_makes_missing_folders_and_flushes_each_parent(tmp_path, monkeypatch):
-    calls = kill_at(monkeypatch, 99, names=("mkdir", "fsync"))
-    make_folder(tmp_path / "a" / "b")
-    assert calls == ["mkdir", "mkdir", "fsync", "mkdir", "fsync"]
-    calls.clear()
-    make_folder(tmp_path / "a" / "b")
-    assert calls == ["mkdir"]
+def test_makes_missing_folders_and_flushes_each_parent(tmp_path, killed_at):
+    with killed_at(99, names=("mkdir", "fsync")) as first:
+        make_folder(tmp_path / "a" / "b")
+    assert first.calls == ["mkdir", "mkdir", "fsync", "mkdir", "fsync"]
+    with killed_at(99, names=("mkdir", "fsync")) as second:
+        make_folder(tmp_path / "a" / "b")
+    assert second.calls == ["mkdir"]
 
 
 def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path):

@@ -2,7 +2,7 @@ import time
 import uuid
 
 from experience import ids
-from experience.ids import uuid7
+from experience.ids import uuid7, uuid7_time_s
 
 
 def test_is_a_version_7_uuid_that_holds_its_time():
@@ -26,3 +26,9 @@ def test_ascends_while_the_clock_is_set_back(monkeypatch):
 
 def test_same_time_gives_another_id():
     assert uuid7(1.0) != uuid7(1.0)
+
+
+def test_gives_its_time_back():
+    for now_s in (0.0, 1.0, 1_700_000_000.123456, 9_999_999_999.9):
+        assert abs(uuid7_time_s(uuid7(now_s)) - now_s) < 1e-6
+    assert abs(uuid7_time_s(uuid7()) - time.time()) < 60
