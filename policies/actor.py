@@ -42,6 +42,7 @@ class Actor:
         self._version: int | None = None
         self._problem: str | None = None
         self._seen: tuple[int, int, int] | None = None
+        self._taken_up: bytes | None = None
         self.refresh()
 
     @property
@@ -84,16 +85,19 @@ class Actor:
         """
         try:
             stat = os.stat(self._current)  # noqa: PTH116 - quicker than Path.stat
+            signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if signature == self._seen:
+                return False
+            text = _read(self._current)
         except FileNotFoundError:
             return False
         except OSError as error:
             return self._keep(error)
-        signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if signature == self._seen:
-            return False
         before = self._version
-        if self._take_up() and abs(time.time_ns() - stat.st_mtime_ns) > SETTLED_NS:
-            self._seen = signature
+        if text == self._taken_up or self._take_up():
+            self._taken_up = text if self._problem is None else None
+            if abs(time.time_ns() - stat.st_mtime_ns) > SETTLED_NS:
+                self._seen = signature
         return self._version != before
 
     def _take_up(self) -> bool:
@@ -131,6 +135,15 @@ class Actor:
         else:
             self._draw = _ContinuousDraw(forward, weights["log_std"], self._rng)
         self._version = version
+
+
+def _read(path: str) -> bytes:
+    """The first bytes of a small file, at a third of the cost of ``Path.read_bytes``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 64)
+    finally:
+        os.close(descriptor)
 
 
 class _DiscreteDraw:

@@ -62,8 +62,10 @@ def _relu(rows: Rows, out: Rows) -> Rows:
 class SingleForward:
     """The policy network for one observation at a time, without allocating anything.
 
-    Each layer's input buffer has a last element that stays 1 and each layer's matrix has the bias as its last
-    row, so that a layer is one matrix-vector product. At this size the cost is the number of numpy calls.
+    At this size the cost is the number of numpy calls, so a layer is one matrix-vector product: its input
+    buffer ends in a 1 that is never overwritten, and its matrix in the bias as the last row. The division by
+    the observations' deviation is in the first matrix, and the bounds of the clipping are scaled alike:
+    W clip(d / s, ±10) = (W / s) clip(d, ±10 s).
 
     Args:
         weights: as named by ``spec.shapes()``; copied.
@@ -76,9 +78,14 @@ class SingleForward:
         buffers = [np.ones(width + 1, np.float32) for width in widths]
         matrices = [_with_bias(weights, i) for i in range(len(widths) - 1)]
         self._shape = spec.observation_shape
-        self._input = buffers[0][:-1].reshape(spec.observation_shape)
         self._flat = buffers[0][:-1]
-        self._normalization = _normalization(normalizer) if spec.normalize else None
+        self._input = self._flat.reshape(spec.observation_shape)
+        self._centering: tuple[Rows, Rows, Rows] | None = None
+        if spec.normalize:
+            mean, inverse = normalizer.scale()
+            matrices[0][:-1] *= inverse[:, None]
+            bound = np.float32(CLIP) / inverse
+            self._centering = (mean, bound, -bound)
         self._activate = _activation(spec)
         outs = [buffer[:-1] for buffer in buffers[1:]]
         layers = list(zip(buffers, matrices, outs, strict=False))
@@ -89,27 +96,19 @@ class SingleForward:
         if obs.shape != self._shape:
             raise ValueError(f"observation has shape {obs.shape}; the policy's is {self._shape}")
         self._input[...] = obs
-        if self._normalization is not None:
-            self._normalize(*self._normalization)
+        if self._centering is not None:
+            self._center(*self._centering)
         dot, activate = np.dot, self._activate
         for source, matrix, out in self._hidden:
             dot(source, matrix, out)
             activate(out, out)
         return dot(self._last_input, self._last_matrix, self._output)
 
-    def _normalize(self, mean: Rows, inverse: Rows, upper: Rows, lower: Rows) -> None:
+    def _center(self, mean: Rows, upper: Rows, lower: Rows) -> None:
         flat = self._flat
         np.subtract(flat, mean, flat)
-        np.multiply(flat, inverse, flat)
         np.minimum(flat, upper, out=flat)
         np.maximum(flat, lower, out=flat)
-
-
-def _normalization(normalizer: RunningStatistics) -> tuple[Rows, Rows, Rows, Rows]:
-    """Mean, inverse deviation and both bounds, as whole vectors: scalar operands are converted every call."""
-    mean, inverse = normalizer.scale()
-    upper = np.full_like(mean, CLIP)
-    return mean, inverse, upper, -upper
 
 
 def _with_bias(weights: Arrays, layer: int) -> Rows:
