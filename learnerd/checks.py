@@ -136,7 +136,10 @@ def _inotify(_: Config) -> Check:
 
 
 def _free_space(config: Config) -> Check:
-    free = min(_free_bytes(folder) for folder in (config.paths.spool, config.paths.state))
+    try:
+        free = min(_free_bytes(folder) for folder in (config.paths.spool, config.paths.state))
+    except OSError as error:
+        return _failure("free space", config.paths.state, error, "make the folders")
     found = f"{free / 2**30:.1f} GiB free"
     if free >= GOOD_FREE_BYTES:
         return Check(name="free space", verdict="ok", found=found)
