@@ -1,0 +1,161 @@
+"""From arrays as clients write them to the canonical dtypes and shapes of an Episode."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experience.errors import reject
+
+Array = NDArray[Any]
+
+
+def to_obs(array: Array, shape: tuple[int, ...] | None) -> Array:
+    """Return [rows, *shape] float32, or uint8 as it came; flat rows take the declared ``shape``."""
+    _check_numeric("obs", array)
+    result = _copy(array, np.uint8) if array.dtype == np.uint8 else _to_float32("obs", array)
+    if shape is not None and result.shape[1:] != shape:
+        if np.prod(result.shape[1:], dtype=object) != np.prod(shape, dtype=object):
+            found = f"rows of shape {list(result.shape[1:])}"
+            raise reject("bad_shape", "obs", found, f"observation_shape {list(shape)}, as declared")
+        result = result.reshape(len(result), *shape)
+    return result
+
+
+def to_action(array: Array, space: Mapping[str, Any] | None) -> Array:
+    """Return [T] int64 for integers or booleans, [T, A] float32 for floating numbers.
+
+    A declared space decides where the numbers alone do not: text formats write 1.0 as 1.
+    """
+    _check_numeric("action", array)
+    kind = space["kind"] if space else ("continuous" if array.dtype.kind == "f" else "discrete")
+    if kind == "discrete":
+        return _to_discrete(array, space)
+    result = _to_float32("action", array)
+    result = result.reshape(-1, 1) if result.ndim == 1 else result
+    if result.ndim > 2 or (space and result.shape[1] != space["shape"][0]):  # noqa: PLR2004 - two axes
+        accepted = f"[T, {space['shape'][0]}], as declared" if space else "[T] or [T, A] for floating actions"
+        raise reject("bad_shape", "action", f"shape {list(array.shape)}", accepted)
+    return result
+
+
+def _to_discrete(array: Array, space: Mapping[str, Any] | None) -> Array:
+    accepted = "[T] integers for discrete actions; [T, A] floats, or a declared continuous action_space, else"
+    result = _to_int64("action", _to_vector("action", array, accepted))
+    if space and (result >= space["n"]).any():
+        raise reject(
+            "bad_value", "action", int(result.max()), f"integers below n = {space['n']}, as declared"
+        )
+    return result
+
+
+def to_reward(array: Array) -> Array:
+    """Return [T] float64."""
+    _check_numeric("reward", array)
+    return _copy(_to_vector("reward", array, "shape [T]"), np.float64)
+
+
+def to_logp(array: Array) -> Array:
+    """Return [T] float64; vectors of one log-probability a dimension are refused."""
+    _check_numeric("logp", array)
+    return _copy(_to_vector("logp", array, "shape [T]: one log-probability for the whole action"), np.float64)
+
+
+def to_mask(array: Array) -> Array:
+    """Return [T, N] bool, True where an action was allowed."""
+    _check_numeric("mask", array)
+    if array.ndim != 2:  # noqa: PLR2004 - two axes
+        raise reject("bad_shape", "mask", f"shape {list(array.shape)}", "shape [T, N], one entry an action")
+    result = array.astype(np.bool_)
+    if array.dtype.kind != "b" and (array != result).any():
+        raise reject(
+            "bad_value", "mask", str(array[array != result][0]), "true (or 1) where allowed, else false"
+        )
+    return result
+
+
+def to_policy_version_step(array: Array) -> Array:
+    """Return [T] int64; 0 where none of ours acted."""
+    _check_numeric("policy_version_step", array)
+    result = _to_int64("policy_version_step", _to_vector("policy_version_step", array, "shape [T]"))
+    if (result < 0).any():
+        raise reject("bad_value", "policy_version_step", int(result.min()), "integers >= 0")
+    return result
+
+
+def check_mask(mask: Array | None, action: Array) -> None:
+    """Refuse a mask that forbids an action that was taken; its probability would be zero."""
+    if mask is None or len(mask) != len(action):
+        return
+    if action.dtype.kind != "i":
+        raise reject("bad_value", "mask", "given with floating actions", "a mask only with integer actions")
+    if (action >= mask.shape[1]).any():
+        raise reject(
+            "bad_shape", "mask", f"{mask.shape[1]} entries a step", f"more than action {action.max()}"
+        )
+    if (action < 0).any():
+        return  # Episode names it
+    forbidden = np.flatnonzero(~mask[np.arange(len(action)), action])
+    if forbidden.size:
+        step = int(forbidden[0])
+        accepted = "true for the action that was taken"
+        raise reject("bad_value", f"mask[{step}]", f"false for action {action[step]}", accepted)
+
+
+TO_CANONICAL: Mapping[str, Callable[[Array], Array]] = {
+    "reward": to_reward,
+    "logp": to_logp,
+    "mask": to_mask,
+    "policy_version_step": to_policy_version_step,
+}
+"""Step fields that need nothing but the array; ``obs`` and ``action`` may be declared in the header."""
+
+
+def _check_numeric(field: str, array: Array) -> None:
+    if array.dtype.kind == "O":
+        raise reject("bad_dtype", field, "objects (null, text or mixed)", "numbers")
+    if array.dtype.kind not in "biuf":
+        raise reject("bad_dtype", field, f"dtype {array.dtype}", "integers, booleans or floating numbers")
+    if array.ndim == 0:
+        raise reject("bad_shape", field, "a single number", "one entry a step")
+    if array.size == 0:
+        raise reject(
+            "bad_shape", field, f"shape {list(array.shape)}, empty", "at least one step and one number"
+        )
+
+
+def _to_vector(field: str, array: Array, accepted: str) -> Array:
+    if array.ndim == 2 and array.shape[1] == 1:  # noqa: PLR2004 - two axes
+        return array[:, 0]
+    if array.ndim != 1:
+        raise reject("bad_shape", field, f"shape {list(array.shape)}", accepted)
+    return array
+
+
+def _to_int64(field: str, array: Array) -> Array:
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = np.abs(array) < 2.0**53
+            whole &= array == np.floor(array)
+        if not whole.all():
+            reason = "bad_dtype" if np.isfinite(array).all() else "not_finite"
+            raise reject(reason, field, str(array[~whole][0]), "integers")
+    elif array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
+        raise reject("bad_value", field, int(array.max()), "integers that fit int64")
+    return _copy(array, np.int64)
+
+
+def _to_float32(field: str, array: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = _copy(array, np.float32)
+    bad = ~np.isfinite(result)
+    if bad.any():
+        step = int(np.argwhere(bad)[0][0])
+        raise reject("not_finite", f"{field}[{step}]", str(array[bad][0]), "finite numbers that fit float32")
+    return result
+
+
+def _copy(array: Array, dtype: type[np.generic]) -> Array:
+    """Own memory, native byte order, C order: what the file's bytes were aligned to does not matter."""
+    return np.array(array, dtype=dtype, order="C", copy=True)

@@ -1,0 +1,79 @@
+"""Put the parts of an episode together: header, arrays, outcome."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experience.codec.arrays import TO_CANONICAL, Array, check_mask, to_action, to_obs
+from experience.codec.contract import Source
+from experience.episode import Episode
+from experience.errors import reject
+from experience.fields import accepted_names, header_values
+
+REQUIRED = ("obs", "action", "reward")
+
+
+def assemble(
+    columns: Mapping[str, Array],
+    *,
+    header: Mapping[str, Any],
+    terminated: bool,
+    truncated: bool,
+    incomplete: bool = False,
+    final_obs: Array | None = None,
+    source: Source,
+    data: bytes,
+    index: int = 0,
+) -> Episode:
+    """Build a checked Episode.
+
+    Args:
+        columns: step fields under canonical names, as the client wrote them.
+        header: header fields under canonical names.
+        terminated: as the client said.
+        truncated: as the client said.
+        incomplete: the file held no end for it.
+        final_obs: the observation after the last action, where it did not stand in ``obs``.
+        source: where it came from.
+        data: the file's bytes, for an id where the client gave none.
+        index: position in the file.
+
+    Raises:
+        InputError: naming the field, its value and what would be accepted.
+    """
+    for name in REQUIRED:
+        if name not in columns:
+            raise reject("missing_field", name, "left out", accepted_names(name))
+    values = header_values(header)
+    values["incomplete"] = values.get("incomplete", False) or incomplete
+    if "episode_id" not in values:
+        values["episode_id"] = source.episode_id(data, index)
+    obs = to_obs(columns["obs"], values.get("observation_shape"))
+    if final_obs is not None:
+        obs = _append(obs, final_obs, values.get("observation_shape"))
+    action = to_action(columns["action"], values.get("action_space"))
+    steps: dict[str, Any] = {
+        name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns
+    }
+    check_mask(steps.get("mask"), action)
+    return Episode(
+        obs=obs,
+        action=action,
+        reward=steps.pop("reward"),
+        terminated=terminated,
+        truncated=truncated,
+        ingested_at=source.ingested_at,
+        source_sha256=source.sha256,
+        source_name=source.name,
+        **steps,
+        **values,
+    )
+
+
+def _append(obs: Array, final_obs: Array, shape: tuple[int, ...] | None) -> Array:
+    row = to_obs(np.asarray(final_obs)[np.newaxis], shape)
+    if row.shape[1:] != obs.shape[1:]:
+        found = f"shape {list(row.shape[1:])}"
+        raise reject("bad_shape", "final_obs", found, f"shape {list(obs.shape[1:])}, as in obs")
+    return np.concatenate([obs, row])

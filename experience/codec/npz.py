@@ -1,0 +1,114 @@
+"""npz: one episode a file, as ``numpy.savez`` writes it, with ``meta`` as JSON text."""
+
+from typing import Any
+
+import numpy as np
+
+from experience.codec.arrays import Array
+from experience.codec.assemble import assemble
+from experience.codec.contract import Decoded, Source
+from experience.codec.npy import read_array
+from experience.codec.zip_members import read_members
+from experience.errors import reject
+from experience.fields import HEADER_FIELDS, STEP_FIELDS, merge, outcome, rename
+from experience.strict_json import parse_json
+
+META = "meta"
+_FLAGS = ("terminated", "truncated", "done")
+
+
+def read(data: bytes, source: Source) -> Decoded:
+    """Read one episode.
+
+    Raises:
+        InputError: naming the field, its value and what would be accepted.
+    """
+    arrays = rename(_arrays(data, source))
+    header = _meta(arrays.pop(META, None), source)
+    flags = {name: _last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
+    merge(flags, {name: header.pop(name) for name in _FLAGS if header.get(name) is not None})
+    columns = {name: arrays.pop(name) for name in STEP_FIELDS if name in arrays}
+    final_obs = arrays.pop("final_obs", None)
+    merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
+    incomplete = header.get("incomplete") in (True, 1)
+    terminated, truncated = (False, False) if incomplete and not flags else outcome(flags)
+    episode = assemble(
+        columns,
+        header={name: value for name, value in header.items() if name not in _FLAGS},
+        terminated=terminated,
+        truncated=truncated,
+        final_obs=final_obs,
+        source=source,
+        data=data,
+    )
+    return Decoded(episodes=(episode,))
+
+
+def _arrays(data: bytes, source: Source) -> dict[str, Array]:
+    arrays = {}
+    for member, content in read_members(data, source.limits).items():
+        if not member.endswith(".npy"):
+            raise reject("malformed", "member name", member, "names that end with .npy")
+        name = member.removesuffix(".npy")
+        arrays[name] = read_array(content, name)
+    return arrays
+
+
+def _meta(array: Array | None, source: Source) -> dict[str, Any]:
+    if array is None:
+        return {}
+    limits = source.limits
+    value = parse_json(
+        _text(META, array).encode(errors="surrogatepass"),
+        field=META,
+        max_depth=limits.max_json_depth,
+        max_number_characters=limits.max_number_characters,
+    )
+    if not isinstance(value, dict):
+        raise reject("bad_value", META, value, "a JSON object")
+    return rename(value)
+
+
+def _text(field: str, array: Array) -> str:
+    """Text of a str array, a bytes array, or an array of UTF-8 bytes."""
+    accepted = "JSON text: a str array, or UTF-8 as bytes or uint8"
+    try:
+        if array.dtype.kind == "U" and array.size == 1:
+            return str(array.reshape(-1)[0])
+        if array.dtype.kind == "S" and array.size == 1:
+            return bytes(array.reshape(-1)[0]).decode()
+        if array.dtype == np.uint8:
+            return array.tobytes().decode()
+    except (ValueError, SystemError) as error:
+        raise reject("malformed", field, f"no Unicode text: {error}", accepted) from error
+    raise reject("bad_dtype", field, f"dtype {array.dtype}, shape {list(array.shape)}", accepted)
+
+
+def _last_flag(name: str, array: Array) -> bool:
+    """A scalar, or one flag a step of which only the last may be true."""
+    if (
+        array.dtype.kind not in "biuf"
+        or array.size == 0
+        or array.ndim > 1
+        or not np.isin(array, (0, 1)).all()
+    ):
+        found = f"dtype {array.dtype}, shape {list(array.shape)}"
+        raise reject("bad_value", name, found, "true or false, once or one a step")
+    flags = array.reshape(-1)
+    early = np.flatnonzero(flags[:-1])
+    if early.size:
+        found = f"true before the last of {len(flags)} steps"
+        raise reject("bad_value", f"{name}[{early[0]}]", found, "one episode a file")
+    return bool(flags[-1])
+
+
+def _json_value(name: str, array: Array) -> Any:
+    """Header fields as arrays of their own, and arrays with other names, as JSON values."""
+    if array.dtype.kind in "US" and array.size == 1:
+        return _text(name, array)
+    if array.dtype.kind not in "biuf" or (array.size == 0 and name not in HEADER_FIELDS):
+        found = f"dtype {array.dtype}, shape {list(array.shape)}"
+        raise reject("bad_dtype", name, found, "numbers that are there")
+    if not np.isfinite(array).all():
+        raise reject("not_finite", name, str(array[~np.isfinite(array)][0]), "finite numbers")
+    return (array.astype(np.float64) if array.dtype.kind == "f" else array).tolist()

@@ -1,0 +1,290 @@
+"""Decoder: parses inbound files in a child process with limits on memory and time.
+
+A file can crash its parser, exhaust memory or hang; here that costs one child process and one verdict. The
+child is a fresh interpreter (never a fork of a process that holds torch), started on first use.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from experience import wire
+from experience.codec.contract import Decoded, Limits
+from experience.decode_child import settings_json
+from experience.errors import BadFrame, DecoderDied, Problem
+
+DEFAULT_ADDRESS_SPACE_BYTES = 512 * 2**20
+"""numpy and pyarrow map 288 MB of it; a file of 64 MiB with 128 MiB decoded fits into the rest."""
+DEFAULT_DEADLINE_S = 30.0
+"""The largest accepted file takes under 5 s on a slow machine."""
+
+_START_DEADLINE_S = 60.0
+_PIPE_BYTES = 2**20
+"""How far the child reads ahead while the learner is busy: 60 files of 15 kB."""
+_CHUNK_BYTES = 2**18
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeJob:
+    """One claimed file.
+
+    Attributes:
+        claim_path: the claimed file.
+        work_path: where the daemon's own copy of it goes.
+        name: the name that the client gave it; its extension decides the format.
+        ingested_at: when it was first seen, UTC seconds.
+    """
+
+    claim_path: str
+    work_path: str
+    name: str
+    ingested_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeResult:
+    """What became of one job: exactly one of ``decoded``, ``problem`` and ``died`` is set.
+
+    Attributes:
+        job: the job.
+        decoded: the file's episodes, and a problem for each bad one.
+        problem: why the whole file cannot be read.
+        died: the child ended or overran its deadline on this file.
+        mtime: when the claimed file was last written, UTC seconds; 0 unless ``decoded``.
+    """
+
+    job: DecodeJob
+    decoded: Decoded | None = None
+    problem: Problem | None = None
+    died: bool = False
+    mtime: float = 0.0
+
+
+class Decoder:
+    """Runs jobs in a child process. One thread decodes; ``close`` may come from another.
+
+    Args:
+        limits: what a file may hold.
+        address_space_bytes: RLIMIT_AS of the child.
+        deadline_s: longest time without a result while one is waited for.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        address_space_bytes: int = DEFAULT_ADDRESS_SPACE_BYTES,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+    ) -> None:
+        self._arguments = settings_json(limits or Limits(), address_space_bytes)
+        self._max_frame_bytes = address_space_bytes
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None when none runs."""
+        child = self._child
+        return child.pid if child else None
+
+    def decode(self, jobs: Sequence[DecodeJob]) -> Iterator[DecodeResult]:
+        """Yield one result a job, in order; the child works ahead while the caller looks at them.
+
+        Ends early when ``close`` is called meanwhile. Leaving the iterator before its end stops the child.
+
+        Raises:
+            DecoderDied: the child cannot be started.
+        """
+        left = deque(enumerate(jobs))
+        while left and not self._closed:
+            try:
+                with contextlib.suppress(_ChildFailedError):
+                    yield from self._run(left)
+            finally:
+                if left:
+                    self._drop_child()
+            if left and not self._closed:
+                yield DecodeResult(job=left.popleft()[1], died=True)
+
+    def _run(self, left: deque[tuple[int, DecodeJob]]) -> Iterator[DecodeResult]:
+        """Yield results and take their jobs off ``left``, until the child fails."""
+        child = self._ready_child()
+        if child is None:
+            return
+        child.send(b"".join(_line(number, job) for number, job in left))
+        while left:
+            message = child.receive(self._deadline_s)
+            number, job = left[0]
+            if message.job != number:
+                raise _ChildFailedError
+            left.popleft()
+            yield DecodeResult(
+                job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s
+            )
+
+    def close(self) -> None:
+        """Stop the child at once; nothing that it does needs finishing."""
+        self._closed = True
+        self._drop_child()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready_child(self) -> "_Child | None":
+        """Start a child if none runs; None when closed."""
+        if self._child is not None and not self._child.is_running():
+            self._drop_child()
+        with self._lock:
+            if self._closed or self._child is not None:
+                return self._child
+            child = self._child = _Child(self._arguments, self._max_frame_bytes)
+        try:
+            child.receive(_START_DEADLINE_S)
+        except _ChildFailedError as error:
+            self._drop_child()
+            if self._closed:
+                return None
+            raise DecoderDied(f"the decoder process did not start (exit status {child.status})") from error
+        return child
+
+    def _drop_child(self) -> None:
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None:
+            child.stop()
+
+
+class _ChildFailedError(Exception):
+    """The child ended, overran its deadline or wrote what is no frame."""
+
+
+class _Child:
+    """The process and its two pipes, read and written without blocking."""
+
+    def __init__(self, arguments: str, max_frame_bytes: int) -> None:
+        command = [sys.executable, "-P", "-m", "experience.decode_child", arguments]
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), bufsize=0
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        for pipe in (self._input, self._output):
+            os.set_blocking(pipe.fileno(), False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._output.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._max_frame_bytes = max_frame_bytes
+        self._received = bytearray()
+        self._unsent = memoryview(b"")
+        self._stopped = threading.Event()
+        self._in_use = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        return self._process.returncode
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes; they go out while results are waited for."""
+        self._unsent = memoryview(data)
+
+    def receive(self, deadline_s: float) -> wire.Message:
+        """Wait for the next frame, and write what is queued meanwhile."""
+        until_s = time.monotonic() + deadline_s
+        with self._in_use, selectors.DefaultSelector() as selector:
+            if self._stopped.is_set():
+                raise _ChildFailedError
+            selector.register(self._output, selectors.EVENT_READ)
+            if self._unsent:
+                selector.register(self._input, selectors.EVENT_WRITE)
+            try:
+                prefix = self._read(selector, wire.PREFIX.size, until_s)
+                size_bytes = wire.frame_bytes(prefix)
+                if size_bytes > self._max_frame_bytes:
+                    raise _ChildFailedError
+                return wire.decode(prefix, self._read(selector, size_bytes, until_s))
+            except (BadFrame, OSError) as error:
+                raise _ChildFailedError from error
+
+    def _read(self, selector: selectors.BaseSelector, size_bytes: int, until_s: float) -> bytes:
+        while len(self._received) < size_bytes:
+            if self._unsent or not self._fill():
+                self._wait(selector, until_s)
+        result = bytes(memoryview(self._received)[:size_bytes])
+        del self._received[:size_bytes]
+        return result
+
+    def _wait(self, selector: selectors.BaseSelector, until_s: float) -> None:
+        left_s = until_s - time.monotonic()
+        if left_s <= 0 or self._stopped.is_set():
+            raise _ChildFailedError
+        for key, _ in selector.select(left_s):
+            if key.fileobj is self._output:
+                self._fill()
+                continue
+            self._write_some()
+            if not self._unsent:
+                selector.unregister(self._input)
+
+    def _write_some(self) -> None:
+        """Write what fits. When the child has gone, what it answered before must still be read."""
+        try:
+            self._unsent = self._unsent[os.write(self._input.fileno(), self._unsent[:_CHUNK_BYTES]) :]
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")
+
+    def _fill(self) -> bool:
+        """Read what is there; False when nothing is."""
+        try:
+            part = os.read(self._output.fileno(), _CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        if not part:
+            raise _ChildFailedError
+        self._received += part
+        return True
+
+    def stop(self) -> None:
+        """Kill the process, and close the pipes once nobody waits on them."""
+        self._stopped.set()
+        self._process.kill()
+        self._process.wait()
+        with self._in_use:
+            self._input.close()
+            self._output.close()
+
+
+def _line(number: int, job: DecodeJob) -> bytes:
+    return json.dumps({"job": number, **dataclasses.asdict(job)}).encode() + b"\n"
+
+
+def _environment() -> dict[str, str]:
+    """The package's own folder first; one BLAS thread, and an allocator that gives memory back."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    return {**os.environ, **threads, **allocator, "PYTHONPATH": path}
