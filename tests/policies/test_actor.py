@@ -388,13 +388,41 @@ def test_client_acts_on_under_a_busy_publisher(tmp_path):
     assert actor.version == published[-1] + 1
 
 
-def test_version_of_another_process_is_taken_up(tmp_path):
-    publish(tmp_path, 1, checkpoint())
+PUBLISHER = """
+import sys
+import numpy as np
+from experience.episode import EpisodeKey
+from policies.checkpoint import Delta, LedgerEntry
+from policies.initial import initial_checkpoint
+from policies.spec import DiscreteSpace, PolicySpec
+from policies.store import CheckpointStore
+
+spec = PolicySpec(observation_shape=(4,), action=DiscreteSpace(n=3), hidden=(8,))
+store = CheckpointStore(sys.argv[1])
+head = initial_checkpoint(spec, seed=0)
+for i in range(int(sys.argv[2])):
+    delta = Delta(weights={"policy.1.bias": np.array([1.0, 0.0, 0.0])})
+    episode = LedgerEntry(key=EpisodeKey("c", str(i), 0, ""), row_sha256="00" * 32)
+    head = store.publish(delta, base=head, writer="daemon", episodes=[episode])
+    store.prune(keep_last=1, keep_every=0, keep_minutes=0, keep_bytes=0, now_s=head.saved_at + 3600)
+"""
+
+
+def test_versions_that_another_process_publishes_and_prunes_are_taken_up(tmp_path):
+    """Every version adds 1 to action 0's logit, so the log-probability tells which version acted."""
     actor = Actor(tmp_path)
-    write_version(tmp_path, 2, checkpoint(seed=1))
-    code = "import os, sys; os.rename(sys.argv[1], sys.argv[2])"
-    (tmp_path / ".tmp-CURRENT").write_text("00000002\n")
-    paths = [str(tmp_path / ".tmp-CURRENT"), str(tmp_path / "CURRENT")]
-    subprocess.run([sys.executable, "-S", "-c", code, *paths], check=True)
-    assert actor.refresh() is True
-    assert actor.version == 2
+    seen = []
+    with subprocess.Popen([sys.executable, "-c", PUBLISHER, str(tmp_path), "40"]) as publisher:
+        while publisher.poll() is None:
+            if actor.refresh():
+                seen.append(actor.version)
+                only_first = [True, False, False]
+                assert actor.act(np.zeros(4), mask=only_first) == (0, 0.0)
+                logp = [actor.act(np.zeros(4), mask=[True, False, True]) for _ in range(5)]
+                margin = {0: -np.log1p(np.exp(-actor.version)), 2: -np.log1p(np.exp(actor.version))}
+                assert all(drawn == pytest.approx(margin[action], abs=1e-6) for action, drawn in logp)
+    actor.refresh()
+    assert publisher.returncode == 0
+    assert (actor.version, actor.problem) == (40, None)
+    assert seen == sorted(set(seen))
+    assert len(seen) > 5
