@@ -209,7 +209,7 @@ def describe(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def encode_model(weights: Arrays, normalizer: RunningStatistics) -> bytes:
-    """``model.safetensors``: float32 weights; the normalizer in float64, as float32 stops counting at 2^24."""
+    """``model.safetensors``: float32 weights; a float64 normalizer (float32 stops counting at 2^24)."""
     arrays = {name: plain_array(array, np.float32) for name, array in weights.items()}
     arrays["normalizer.count"] = np.array([normalizer.count], np.float64)
     arrays["normalizer.mean"] = plain_array(normalizer.mean, np.float64)

@@ -1,0 +1,144 @@
+"""Catalog: which version directories there are, and the highest one that is whole.
+
+Versions are immutable, so that one that was read whole stays whole while its manifest is the same file; and
+numbers are consecutive, so that new ones are found by asking for the next number: neither costs more in a
+store with many versions.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from policies.checkpoint import Checkpoint
+from policies.errors import VersionDamaged, VersionPruned
+from policies.manifest import MANIFEST, VERSION_NAME, read_checkpoint, read_current, version_folder
+from policies.runs import Runs
+
+MOST_PROBES = 1000  # beyond this many unknown numbers a scan is quicker
+
+Stamp = tuple[int, int]
+
+
+class Catalog:
+    """The versions in ``state/checkpoints``.
+
+    Args:
+        state_dir: the store's folder.
+        runs: of the store's ledger; their names tell which numbers were used.
+    """
+
+    def __init__(self, state_dir: Path, runs: Runs) -> None:
+        self._state_dir = state_dir
+        self._runs = runs
+        self._numbers: list[int] = []
+        self._highest = 0
+        self._scanned_length: int | None = None
+        self._whole: dict[int, Stamp] = {}
+        self._broken: dict[int, Stamp] = {}
+        self._head: Checkpoint | None = None
+
+    def scan(self) -> list[int]:
+        """Every version directory's number, ascending, whole or not."""
+        try:
+            names = [path.name for path in (self._state_dir / "checkpoints").iterdir()]
+        except FileNotFoundError:
+            names = []
+        self._numbers = sorted({int(name) for name in names if VERSION_NAME.fullmatch(name)} - {0})
+        self._highest = max(self._highest, *self._numbers[-1:], 0)
+        self._scanned_length = len(self._numbers)
+        for known in (self._whole, self._broken):
+            for version in known.keys() - set(self._numbers):
+                del known[version]
+        return list(self._numbers)
+
+    def highest_used(self) -> int:
+        """The highest number ever used: whole, damaged or pruned; 0 before the first."""
+        if self._scanned_length is None or len(self._numbers) > 2 * self._scanned_length + MOST_PROBES:
+            self.scan()
+        known = self._highest
+        top = max(known, read_current(self._state_dir) or 0, self._runs.highest_on_disk())
+        while os.path.lexists(version_folder(self._state_dir, top + 1)):
+            top += 1
+        if top - known > MOST_PROBES:
+            self.scan()
+        else:
+            self._numbers.extend(range(known + 1, top + 1))
+        self._highest = max(self._highest, top)
+        return self._highest
+
+    def above(self, version: int) -> list[int]:
+        """The numbers above one, descending; some may be pruned by now."""
+        self.highest_used()
+        return sorted((number for number in self._numbers if number > version), reverse=True)
+
+    def head(self) -> Checkpoint | None:
+        """The highest version that is whole; None when there is none."""
+        self.highest_used()
+        for version in reversed(self._numbers):
+            checkpoint = self._try(version)
+            if checkpoint is not None:
+                self._head = checkpoint
+                return checkpoint
+        return None
+
+    def note(self, checkpoint: Checkpoint) -> None:
+        """Remember a version that was just written, so that it need not be read."""
+        stamp = self._stamp(checkpoint.version)
+        self.highest_used()
+        if stamp is not None:
+            self._whole[checkpoint.version] = stamp
+            self._head = checkpoint
+
+    def forget(self, version: int) -> None:
+        """A version was pruned."""
+        if version in self._numbers:
+            self._numbers.remove(version)
+        self._whole.pop(version, None)
+        self._broken.pop(version, None)
+
+    def damaged(self, versions: list[int]) -> list[int]:
+        """Which of the versions are there, but not whole."""
+        return [version for version in versions if not self._is_whole(version)]
+
+    def known_damaged(self) -> Iterator[int]:
+        """Those that were found damaged so far and have not changed since."""
+        return (version for version, stamp in self._broken.items() if self._stamp(version) == stamp)
+
+    def _is_whole(self, version: int) -> bool:
+        stamp = self._stamp(version)
+        if stamp is None or self._whole.get(version) == stamp:
+            return True
+        return self._read(version, stamp) is not None or self._stamp(version) is None
+
+    def _try(self, version: int) -> Checkpoint | None:
+        stamp = self._stamp(version)
+        if stamp is None or self._broken.get(version) == stamp:
+            return None
+        cached = self._head
+        if cached is not None and cached.version == version and self._whole.get(version) == stamp:
+            return cached
+        return self._read(version, stamp)
+
+    def _read(self, version: int, stamp: Stamp) -> Checkpoint | None:
+        try:
+            checkpoint = read_checkpoint(self._state_dir, version)
+        except VersionPruned:
+            return None
+        except VersionDamaged:
+            self._whole.pop(version, None)
+            self._broken[version] = stamp
+            return None
+        self._broken.pop(version, None)
+        self._whole[version] = stamp
+        return checkpoint
+
+    def _stamp(self, version: int) -> Stamp | None:
+        """Changes when the manifest is replaced; None when nothing of that name is there."""
+        folder = version_folder(self._state_dir, version)
+        for path, sign in ((folder / MANIFEST, 1), (folder, -1)):
+            try:
+                stat = path.stat(follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            return sign * stat.st_ino, stat.st_mtime_ns
+        return None

@@ -1,0 +1,81 @@
+"""Retention: which version directories may go."""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What retention knows of a version directory.
+
+    Attributes:
+        version: its number.
+        size_bytes: of its files together.
+        written_s: when its manifest was written, UTC seconds by the file system's clock.
+    """
+
+    version: int
+    size_bytes: int
+    written_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What to keep.
+
+    Attributes:
+        keep_last: this many of the highest numbers.
+        keep_every: numbers that it divides; 0: none.
+        keep_minutes: versions younger than this.
+        keep_bytes: the versions together may not exceed it; wins over everything above, and over pins.
+    """
+
+    keep_last: int
+    keep_every: int
+    keep_minutes: float
+    keep_bytes: int
+
+
+def choose(
+    stored: Sequence[Stored],
+    policy: Policy,
+    *,
+    protected: Collection[int],
+    pinned: Collection[int],
+    now_s: float,
+) -> list[int]:
+    """The versions to remove, in ascending order; never one of ``protected``."""
+    ordered = sorted(stored, key=lambda item: item.version)
+    last = (
+        {item.version for item in ordered[len(ordered) - policy.keep_last :]} if policy.keep_last else set()
+    )
+
+    def is_wanted(item: Stored) -> bool:
+        periodic = policy.keep_every > 0 and item.version % policy.keep_every == 0
+        young = now_s - item.written_s < 60.0 * policy.keep_minutes
+        return item.version in last or item.version in pinned or periodic or young
+
+    free = [item for item in ordered if item.version not in protected]
+    removed = {item.version for item in free if not is_wanted(item)}
+    kept_bytes = sum(item.size_bytes for item in ordered if item.version not in removed)
+    for item in sorted(free, key=lambda item: (item.version in pinned, item.version)):
+        if kept_bytes <= policy.keep_bytes:
+            break
+        if item.version not in removed:
+            removed.add(item.version)
+            kept_bytes -= item.size_bytes
+    return sorted(removed)
+
+
+def measure(folder: Path, version: int) -> Stored | None:
+    """Size and time of a version directory; None when it is gone."""
+    try:
+        with os.scandir(folder) as entries:
+            stats = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        written = stats["manifest.json"] if "manifest.json" in stats else folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    size = sum(stat.st_size for stat in stats.values())
+    return Stored(version=version, size_bytes=size, written_s=written.st_mtime)

@@ -1,0 +1,365 @@
+"""CheckpointStore: versions of one policy in a folder, published by several writers without a lost update.
+
+A version is written whole into a scratch folder and becomes visible by one rename onto the next number. That
+rename is the compare-and-swap; the lock only makes losing it rare. Everything else can be done again.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experience.episode import EpisodeKey
+from policies import retention
+from policies.catalog import Catalog
+from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.delta import read_delta
+from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
+from policies.ledger import Ledger, LedgerHit, Lineage, read_ids
+from policies.manifest import (
+    LEDGER,
+    VERSION_NAME,
+    read_checkpoint,
+    read_current,
+    read_file,
+    read_manifest,
+    version_folder,
+)
+from policies.publishing import Publisher
+from policies.scratch import PRUNED, sweep_files, sweep_folders
+from policies.successor import Save
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionInfo:
+    """What a list of versions shows.
+
+    Attributes:
+        version: its number.
+        parents, writer, saved_at: as in ``Checkpoint``; (), "" and 0 when its manifest cannot be read.
+        episodes: how many episodes it added.
+        episodes_total, updates_total: learned by it and its ancestors.
+        size_bytes: of its files together.
+        current, pinned, damaged: whether ``CURRENT`` names it, retention spares it, its manifest is broken.
+    """
+
+    version: int
+    parents: tuple[int, ...] = ()
+    writer: str = ""
+    saved_at: float = 0.0
+    episodes: int = 0
+    episodes_total: int = 0
+    updates_total: int = 0
+    size_bytes: int = 0
+    current: bool = False
+    pinned: bool = False
+    damaged: bool = False
+
+
+class CheckpointStore:
+    """The versions of one policy; the daemon and an online learner both publish through this class.
+
+    An online learner inside a client's process trains on its own and adds what it learned to whatever the
+    policy is by then::
+
+        store = CheckpointStore("state")
+        base = store.head()
+        while base is not None:
+            batch, entries = play(base)  # entries: one LedgerEntry an episode
+            trained, counters = my_update(base.weights, batch)  # counters: {"updates": 1, "steps": …}
+            change = {n: trained[n].astype("f8") - base.weights[n] for n in trained}
+            delta = Delta(weights=change, counters=counters)
+            base = store.publish(delta, base=base, writer="online", episodes=entries)
+
+    Several processes may use one folder. A store object belongs to one thread; open one a thread.
+
+    Args:
+        state_dir: the folder, as in ``[paths] state``; created by the first publish.
+        lock_timeout_s: how long to wait for another process's publish, which takes milliseconds.
+        clock: UTC seconds; a timestamp in manifests, never an order.
+    """
+
+    def __init__(
+        self,
+        state_dir: str | os.PathLike[str],
+        *,
+        lock_timeout_s: float = 10.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._state_dir = Path(state_dir)
+        self._checkpoints = self._state_dir / "checkpoints"
+        self._clock = clock
+        self._ledger = Ledger(self._state_dir, partial(read_ids, self._state_dir))
+        self._catalog = Catalog(self._state_dir, self._ledger.runs)
+        self._publisher = Publisher(
+            self._state_dir,
+            catalog=self._catalog,
+            ledger=self._ledger,
+            lock_timeout_s=lock_timeout_s,
+            clock=clock,
+        )
+        self._measured: dict[int, retention.Stored] = {}
+
+    def head(self) -> Checkpoint | None:
+        """The highest version that is whole: what the next one will succeed. None when there is none."""
+        with _as_store_error("the head cannot be read"):
+            return self._catalog.head()
+
+    def current(self) -> int | None:
+        """The version that ``CURRENT`` names: what clients act with. None when missing or torn."""
+        with _as_store_error("CURRENT cannot be read"):
+            return read_current(self._state_dir)
+
+    def load(self, version: int) -> Checkpoint:
+        """Read one version with every hash checked.
+
+        Raises:
+            NotAVersion: no such version was ever published. VersionPruned: it is gone by retention.
+            VersionDamaged: its files are not what its manifest says.
+        """
+        with _as_store_error(f"version {version} cannot be read"):
+            self._check_was_used(version)
+            return read_checkpoint(self._state_dir, version)
+
+    def delta(self, version: int) -> Delta | None:
+        """The change that made a version; None where it was not kept. Raises as ``load``."""
+        with _as_store_error(f"version {version} cannot be read"):
+            self._check_was_used(version)
+            return read_delta(version_folder(self._state_dir, version), version)
+
+    def episodes(self, version: int) -> list[LedgerEntry]:
+        """The episodes that a version added, in the order of learning. Raises as ``load``."""
+        from policies.ledger_file import decode_entries  # noqa: PLC0415 - loads pyarrow
+
+        with _as_store_error(f"version {version} cannot be read"):
+            self._check_was_used(version)
+            folder = version_folder(self._state_dir, version)
+            return decode_entries(read_file(folder, read_manifest(folder, version), LEDGER))
+
+    def versions(self) -> list[VersionInfo]:
+        """Every version that is there, ascending, from the manifests alone."""
+        with _as_store_error("the versions cannot be listed"):
+            current, pins = read_current(self._state_dir), self._pins()
+            infos = (self._describe(n, current=current, pins=pins) for n in self._catalog.scan())
+            return [info for info in infos if info is not None]
+
+    def damaged(self, *, thorough: bool = False) -> list[int]:
+        """Versions whose files are not what their manifests say, ascending.
+
+        Args:
+            thorough: read every version; else those whose ids are not compacted yet, each once.
+        """
+        with _as_store_error("the versions cannot be checked"):
+            self._ledger.runs.refresh()
+            first = 1 if thorough else self._ledger.runs.compacted_through + 1
+            there = [version for version in self._catalog.scan() if version >= first]
+            found = {*self._catalog.damaged(there), *self._catalog.known_damaged(), *self._ledger.unreadable}
+            return sorted(found)
+
+    def lookup(self, keys: Iterable[EpisodeKey]) -> dict[EpisodeKey, LedgerHit]:
+        """Which of the keys the head has learned, and from which row.
+
+        Raises:
+            LedgerDamaged: the ids of compacted versions cannot be trusted.
+        """
+        with _as_store_error("the ledger cannot be read"):
+            return self._ledger.lookup(keys, Lineage.of(self._catalog.head()))
+
+    def publish(
+        self,
+        delta: Delta,
+        *,
+        base: Checkpoint,
+        writer: str,
+        episodes: Sequence[LedgerEntry],
+        saved_at: float | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
+        """Add a change to the head and make the sum the next version: durable, and all or nothing.
+
+        Args:
+            delta: what the writer did since ``base``.
+            base: what it began with: a version of this store, pruned by now or not, or initial weights that
+                nobody published (version 0).
+            writer: who publishes.
+            episodes: what it learned from, in the order of learning.
+            saved_at: when the writer finished, UTC seconds; None: now.
+            record: what a replay needs, as JSON values; goes into the manifest.
+
+        Returns:
+            The new version. When the head moved since ``base`` it holds the head's changes too.
+
+        Raises:
+            AlreadyLearned: the head has learned some of the episodes; train again without them.
+            BadDelta: the delta fits neither base nor head, or the episodes or the record are not usable.
+            DriftTooLarge: the head moved further than the merge settings allow; train again on it.
+            NotAVersion: the base is no version of this store.
+            StoreBusy: another process held the lock for too long.
+            StoreError: it could not be written; nothing was published.
+        """
+        save = Save(
+            delta=delta,
+            base=base,
+            writer=writer,
+            episodes=tuple(episodes),
+            saved_at=self._clock() if saved_at is None else saved_at,
+            record={} if record is None else record,
+            save_id=uuid.uuid4().hex,
+        )
+        save.check()
+        return self._publisher.publish(save)
+
+    def prune(
+        self, *, keep_last: int, keep_every: int, keep_minutes: float, keep_bytes: int, now_s: float
+    ) -> list[int]:
+        """Remove versions by retention; their ids are kept for ever.
+
+        The head, ``CURRENT``'s version and the last two numbers always stay, as does a version whose ids
+        cannot be read. A file ``state/pins/<8 digits>`` pins a version.
+
+        Args:
+            keep_last: keep this many of the highest numbers.
+            keep_every: keep the numbers that it divides; 0: none.
+            keep_minutes: keep what is younger.
+            keep_bytes: all versions together may not exceed it; wins over the others and over pins.
+            now_s: UTC seconds.
+
+        Returns:
+            What was removed, ascending.
+        """
+        policy = retention.Policy(
+            keep_last=keep_last, keep_every=keep_every, keep_minutes=keep_minutes, keep_bytes=keep_bytes
+        )
+        with _as_store_error("versions cannot be pruned"):
+            head = self._catalog.head()
+            if head is None:
+                return []
+            with self._publisher.locked("retention"):
+                chosen = self._choose(head, policy, now_s)
+                if chosen:
+                    self._ledger.compact(chosen[-1], Lineage.of(head))
+                for version in chosen:
+                    self._remove(version)
+                self._ledger.runs.join()
+            return chosen
+
+    def repair_current(self) -> int | None:
+        """Point ``CURRENT`` to the head where it is missing, torn, behind or names no whole version.
+
+        It is behind when a writer was killed between publishing and pointing.
+
+        Returns:
+            The version that it names now.
+        """
+        with _as_store_error("CURRENT cannot be repaired"):
+            head = self._catalog.head()
+            named = read_current(self._state_dir)
+            if head is not None and named != head.version:
+                with self._publisher.locked("retention"):
+                    if named is not None and named > max(self._catalog.scan()):
+                        self._ledger.compact(named, Lineage.of(head))  # its number stays used
+                with self._publisher.locked("publish"):
+                    self._publisher.point_to_head(backwards=True)
+            return read_current(self._state_dir)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left behind."""
+        now_s = self._clock()
+        with _as_store_error("leftovers cannot be removed"):
+            if not self._checkpoints.is_dir():
+                return
+            with self._publisher.locked("retention"):
+                sweep_folders(self._checkpoints, now_s)
+                sweep_files(self._state_dir, now_s)
+                sweep_files(self._state_dir / "ledger", now_s)
+                self._ledger.runs.sweep()
+
+    def _check_was_used(self, version: int) -> None:
+        """Tell apart what was never published from what is gone."""
+        if not 0 < version <= self._catalog.highest_used():
+            raise NotAVersion(version=version)
+
+    def _pins(self) -> set[int]:
+        try:
+            names = [path.name for path in (self._state_dir / "pins").iterdir()]
+        except FileNotFoundError:
+            return set()
+        return {int(name) for name in names if VERSION_NAME.fullmatch(name)}
+
+    def _describe(self, version: int, *, current: int | None, pins: set[int]) -> VersionInfo | None:
+        stored = self._measure(version)
+        if stored is None:
+            return None
+        plain = VersionInfo(
+            version=version,
+            size_bytes=stored.size_bytes,
+            current=version == current,
+            pinned=version in pins,
+        )
+        try:
+            manifest = read_manifest(version_folder(self._state_dir, version), version)
+        except VersionPruned:
+            return None
+        except VersionDamaged:
+            return replace(plain, damaged=True)
+        return replace(
+            plain,
+            parents=tuple(manifest["parents"]),
+            writer=manifest["writer"],
+            saved_at=manifest["saved_at"],
+            episodes=len(manifest["keys"]),
+            episodes_total=manifest["episodes_total"],
+            updates_total=manifest["updates_total"],
+        )
+
+    def _measure(self, version: int) -> retention.Stored | None:
+        """Size and time, taken once: versions are immutable."""
+        if version not in self._measured:
+            stored = retention.measure(version_folder(self._state_dir, version), version)
+            if stored is None:
+                return None
+            self._measured[version] = stored
+        return self._measured[version]
+
+    def _choose(self, head: Checkpoint, policy: retention.Policy, now_s: float) -> list[int]:
+        numbers = self._catalog.scan()
+        self._ledger.refresh(Lineage.of(head))
+        self._measured = {number: self._measured[number] for number in numbers if number in self._measured}
+        protected = {
+            head.version,
+            read_current(self._state_dir) or 0,
+            *numbers[-2:],
+            *self._ledger.unreadable,
+        }
+        measured = (self._measure(number) for number in numbers)
+        return retention.choose(
+            [stored for stored in measured if stored is not None],
+            policy,
+            protected=protected,
+            pinned=self._pins(),
+            now_s=now_s,
+        )
+
+    def _remove(self, version: int) -> None:
+        """Take a version away in one rename, so that no reader sees half of it."""
+        folder = version_folder(self._state_dir, version)
+        trash = folder.with_name(f"{PRUNED}{folder.name}-{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+        self._catalog.forget(version)
+
+
+@contextlib.contextmanager
+def _as_store_error(what: str) -> Iterator[None]:
+    """One error tree for callers: what the operating system says becomes a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{what}: {error}") from error

@@ -1,0 +1,184 @@
+"""Successor: the next version as files, made of a head and one writer's delta."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experience.durable import fsync_file, fsync_folder
+from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.delta import check_delta, encode_delta
+from policies.errors import BadDelta, DriftTooLarge
+from policies.ledger import manifest_keys
+from policies.manifest import (
+    DELTA,
+    LEDGER,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    SCHEMA_VERSION,
+    checkpoint_of,
+    describe,
+    encode_arrays,
+    encode_manifest,
+    encode_model,
+)
+from policies.merge import Merged, MergeSettings, apply, drift, merge
+
+ROW_DIGITS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Save:
+    """What one call of ``publish`` asks for.
+
+    Attributes:
+        delta, base, writer, episodes, saved_at, record: as given to ``publish``.
+        save_id: unique; by it a version is recognized as this very save.
+    """
+
+    delta: Delta
+    base: Checkpoint
+    writer: str
+    episodes: tuple[LedgerEntry, ...]
+    saved_at: float
+    record: Mapping[str, Any]
+    save_id: str
+
+    def check(self) -> None:
+        """Check what can be checked without the store.
+
+        Raises:
+            BadDelta: naming field, value and what would be accepted.
+        """
+        if not self.writer or not self.writer.isprintable():
+            raise BadDelta(field="writer", value=repr(self.writer), accepted="a printable name")
+        if not math.isfinite(self.saved_at):
+            raise BadDelta(field="saved_at", value=self.saved_at, accepted="UTC seconds")
+        for i, entry in enumerate(self.episodes):
+            if len(entry.row_sha256) != ROW_DIGITS or not set(entry.row_sha256) <= set("0123456789abcdef"):
+                field = f"episodes[{i}].row_sha256"
+                raise BadDelta(field=field, value=repr(entry.row_sha256), accepted="64 hexadecimal digits")
+        if len({entry.key for entry in self.episodes}) < len(self.episodes):
+            raise BadDelta(field="episodes", value="the same key twice", accepted="each key once")
+        check_delta(self.delta, self.base)
+
+    def is_rebased_on(self, head: Checkpoint | None) -> bool:
+        """Whether publishing after this head needs a merge: it is not what the writer began with."""
+        if head is None:
+            return False
+        same = head.version == self.base.version
+        return not (same and head.manifest.get("save_id") == self.base.manifest.get("save_id"))
+
+
+def successor(
+    save: Save, head: Checkpoint | None, number: int, settings: MergeSettings, *, published_at: float
+) -> tuple[Checkpoint, dict[str, bytes]]:
+    """The version after ``head``, in memory and as its files.
+
+    Raises:
+        BadDelta: the head has another spec, or the sum is not finite, or the record is no JSON.
+        DriftTooLarge: the settings forbid so long a rebase.
+    """
+    merged, weight = _combine(save, head, settings)
+    counters = merged.counters
+    counters["episodes"] = counters.get("episodes", 0) + len(save.episodes)
+    files = {
+        MODEL: encode_model(merged.weights, merged.normalizer),
+        OPTIMIZER: encode_arrays(merged.averages),
+        LEDGER: _encode_ledger(save.episodes),
+    }
+    if save.is_rebased_on(head) or save.writer != settings.daemon:
+        files[DELTA] = encode_delta(save.delta)
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "version": number,
+        **_lineage(save, head, number),
+        "writer": save.writer,
+        "save_id": save.save_id,
+        "saved_at": save.saved_at,
+        "published_at": published_at,
+        "spec": save.base.spec.to_json(),
+        "counters": counters,
+        "episodes_total": counters["episodes"],
+        "updates_total": counters.get("updates", 0),
+        "adam_steps": {name: counters.get(f"adam_{name}", 0) for name in ("policy", "value")},
+        "delta_counters": dict(save.delta.counters),
+        "merge": {"rebased": save.is_rebased_on(head), "weight": weight},
+        "keys": manifest_keys(save.episodes),
+        "files": describe(files),
+        "record": _to_json(save.record),
+    }
+    try:
+        files[MANIFEST] = encode_manifest(manifest)
+    except (TypeError, ValueError) as error:
+        raise BadDelta(field="record", value=str(error), accepted="what JSON can hold") from error
+    checkpoint = checkpoint_of(
+        manifest,
+        spec=save.base.spec,
+        weights=merged.weights,
+        averages=merged.averages,
+        normalizer=merged.normalizer,
+    )
+    return checkpoint, files
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a version's files into an empty folder, durably."""
+    for name, data in files.items():
+        path = folder / name
+        path.write_bytes(data)
+        fsync_file(path)
+    fsync_folder(folder)
+
+
+def _combine(save: Save, head: Checkpoint | None, settings: MergeSettings) -> tuple[Merged, float]:
+    if head is None or not save.is_rebased_on(head):
+        return apply(save.base, save.delta), 1.0
+    if head.spec != save.base.spec:
+        raise BadDelta(field="base.spec", value=save.base.spec, accepted=f"the head's, {head.spec}")
+    if settings.drift_limit > 0 and (moved := drift(save.base, head)) > settings.drift_limit:
+        raise DriftTooLarge(
+            base=save.base.version, head=head.version, drift=moved, limit=settings.drift_limit
+        )
+    weight = 1.0 if save.writer == settings.daemon else settings.online_weight
+    return merge(save.base, head, save.delta, weight=weight), weight
+
+
+def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]:
+    """Parents, and the ranges of numbers that are no ancestors: versions that were damaged by then."""
+    parent = 0 if head is None else head.version
+    before = [] if head is None else head.manifest.get("skipped", [])
+    parents = [] if head is None else [head]
+    if save.is_rebased_on(head):
+        parents.append(save.base)
+    return {
+        "parents": [checkpoint.version for checkpoint in parents],
+        "parents_saved_at": [checkpoint.saved_at for checkpoint in parents],
+        "skipped": [*before, *([[parent + 1, number - 1]] if parent + 1 < number else [])],
+    }
+
+
+def _encode_ledger(episodes: Sequence[LedgerEntry]) -> bytes:
+    from policies.ledger_file import encode_entries  # noqa: PLC0415 - loads pyarrow
+
+    return encode_entries(episodes)
+
+
+def _to_json(value: Any) -> Any:
+    """Plain JSON values; a number that is not finite becomes null: a metric must not stop a publish."""
+    if isinstance(value, Mapping):
+        return {str(name): _to_json(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _to_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
