@@ -3,6 +3,7 @@
 ExperienceError
 ├── InputError        a file or an episode that cannot be read; carries a Problem
 ├── DecoderDied       the decoder process ended or overran its deadline on a file
+├── BadFrame          the decoder process wrote what is no frame
 ├── NotYetClosed      an EpisodeWriter was asked for a step after its end, or the other way round
 └── ShardDamaged      a Parquet shard of ours is not what was written
 """
@@ -48,6 +49,10 @@ class InputError(ExperienceError):
 
 class DecoderDied(ExperienceError):  # noqa: N818 - a fact, not an error of the caller
     """The decoder process ended, or overran its deadline, while it worked on a file."""
+
+
+class BadFrame(ExperienceError):  # noqa: N818
+    """Bytes on the pipe from the decoder process are no frame."""
 
 
 class NotYetClosed(ExperienceError):  # noqa: N818
