@@ -99,7 +99,7 @@ def test_a_flipped_bit_is_told(state, name):
     assert versions.details(state, 1)["files"][name]["state"] == "wrong"
     result = command(state, "show", "1")
     assert result.returncode == 1
-    assert f"DAMAGED: {name}" in result.stdout
+    assert f"DAMAGED: {name}: sha256 is " in result.stdout
 
 
 @pytest.mark.parametrize("cut", [None, b"weigh"])
@@ -126,7 +126,7 @@ def test_every_flipped_bit_of_a_manifest_is_told(state):
 def test_what_is_no_manifest_is_told(state, text):
     (publish(state, 1) / "manifest.json").write_text(text)
     assert versions.summary(state, 1)["damage"]
-    assert command(state, "show", "1").returncode == 1
+    assert versions.details(state, 1)["damage"]
 
 
 def test_a_manifest_cannot_point_elsewhere(state, tmp_path):
