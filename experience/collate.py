@@ -45,7 +45,7 @@ def usable_steps(episode: Episode) -> int:
 
 def _widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
     if rows.shape[1:] == shape:
-        return rows.astype(np.float32, copy=False)
+        return np.asarray(rows, np.float32)
     wide = np.zeros((len(rows), *shape), np.float32)
     wide[:, : rows.shape[1]] = rows
     return wide
@@ -54,7 +54,8 @@ def _widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _final(episode: Episode, steps: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if episode.terminated:
         return np.zeros(shape, np.float32)
-    return _widen(episode.obs[steps : steps + 1], shape)[0]
+    final: NDArray[np.float32] = _widen(episode.obs[steps : steps + 1], shape)[0]
+    return final
 
 
 def _logp(episode: Episode, steps: int) -> NDArray[np.float64]:

@@ -1,24 +1,29 @@
 """Cycle: collate → update → publish → archive, for one batch of arrivals, on the training thread."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from experience.spool import Spool
-from policies.store import CheckpointStore
-
-from experience.episode import Episode
+from experience.episode import Episode, EpisodeKey
 from experience.errors import reject
+from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.gate import Gate
 from learnerd.learn import Learned, chunked, infer_spec, learn, ledger_entries
-from policies.checkpoint import Checkpoint, Delta
-from policies.errors import AlreadyLearned, StoreError, UpdateDiverged
+from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.errors import (
+    AlreadyLearned,
+    DriftTooLarge,
+    StoreError,
+    UpdateDiverged,
+    VersionDamaged,
+    VersionPruned,
+)
 from policies.initial import initial_checkpoint
 from policies.spec import PolicySpec
+from policies.store import CheckpointStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,9 @@ class Cycle:
                 kept = self._without(kept, error)
                 base = self._store.head()
                 continue
+            except DriftTooLarge:
+                base = self._store.head()
+                continue
             self._archive(published, learned.episodes, kept)
             return CycleReport(
                 published=published,
@@ -113,32 +121,37 @@ class Cycle:
 
     def recover(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Archive what a broken-off cycle had published but not archived; return what is not learned yet."""
-        hits = self._store.lookup([episode.key for arrival in arrivals for episode in arrival.episodes])
-        published: dict[int, list[Episode]] = defaultdict(list)
+        learned = self._learned_from(arrivals)
         rest = []
         for arrival in arrivals:
-            own = {
-                e.key
-                for e in arrival.episodes
-                if (hit := hits.get(e.key)) and hit.claim_id == arrival.claim.id
-            }
-            for episode in arrival.episodes:
-                if episode.key in own:
-                    published[hits[episode.key].version].append(episode)
-            rest.append(arrival.keeping(tuple(e for e in arrival.episodes if e.key not in own)))
-        for version, episodes in published.items():
-            if self._spool.archived(version) is None:
-                self._spool.archive(
-                    version, self._ordered(version, episodes), published_at=self._saved_at(version)
-                )
-        done = [
-            before
-            for before, after in zip(arrivals, rest, strict=True)
-            if before.episodes and not after.episodes
-        ]
-        for arrival in done:
-            self._gate.finish(arrival)
-        return [arrival for arrival in rest if arrival.episodes]
+            left = arrival.keeping(
+                tuple(e for e in arrival.episodes if (arrival.claim.id, e.key) not in learned)
+            )
+            if left.episodes:
+                rest.append(left)
+            else:
+                self._gate.finish(left)
+        return rest
+
+    def _learned_from(self, arrivals: Sequence[Arrival]) -> set[tuple[str, EpisodeKey]]:
+        """Return (claim, key) of what was published from these very claims, once the archive has it."""
+        claimed = {(arrival.claim.id, e.key): e for arrival in arrivals for e in arrival.episodes}
+        hits = self._store.lookup([key for _, key in claimed])
+        found: set[tuple[str, EpisodeKey]] = set()
+        for version in sorted({hit.version for hit in hits.values()}):
+            entries = [(entry.claim_id, entry.key) for entry in self._entries(version)]
+            own = [name for name in entries if name in claimed]
+            if own and self._spool.archived(version) is None:
+                episodes = [claimed[name] for name in own]
+                self._spool.archive(version, episodes, published_at=self._store.load(version).saved_at)
+            found.update(own)
+        return found
+
+    def _entries(self, version: int) -> list[LedgerEntry]:
+        try:
+            return self._store.episodes(version)
+        except (VersionPruned, VersionDamaged):
+            return []  # older than any claim left over, or learned again from the archive
 
     def publish_initial(self, spec: PolicySpec) -> Checkpoint:
         """Publish the initial weights as version 1 when the store is empty; return the head."""

@@ -11,15 +11,15 @@ from typing import Literal
 
 import structlog
 import torch
-from experience.decoder import Decoder
-from experience.outcomes import Outcomes
-from experience.spool import Spool
 from filelock import FileLock, Timeout
-from policies.store import CheckpointStore
 
 from experience.admission import Rules
 from experience.codec import Limits
+from experience.decoder import Decoder
+from experience.durable import write_atomic
 from experience.errors import reject
+from experience.outcomes import Outcomes
+from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import Cycle, CycleReport
@@ -37,8 +37,9 @@ from learnerd.threads import thread_count
 from learnerd.trainer import Trainer
 from learnerd.watch import SpoolWatch
 from policies.errors import StoreError
-from policies.merge import MergeSettings, write_merge_settings
+from policies.merge import MergeSettings
 from policies.spec import PolicySpec
+from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
 
@@ -92,17 +93,20 @@ def _build(config: Config, mode: Mode) -> Iterator["Daemon"]:
     torch.set_num_threads(thread_count(config))
     clock = Clock(remember_s=config.admission.max_age_s)
     state = config.paths.state
-    write_merge_settings(state, MergeSettings(**config.merge.model_dump(), daemon=config.daemon.name))
+    merging = MergeSettings(**config.merge.model_dump(), daemon=config.daemon.name)
+    write_atomic(state / "merge.json", json.dumps(merging.to_json()).encode())
     store = CheckpointStore(state)
     store.sweep()
     store.repair_current()
     spool = Spool(config.paths.spool, writer=config.daemon.name)
     spool.make_folders()
     spool.sweep(clock.wall())
+    outcomes = Outcomes(state / "outcomes.jsonl")
+    outcomes.fold({claim.id for claim in spool.resume()})
     gate = Gate(
         store=CheckpointStore(state),
         spool=spool,
-        outcomes=Outcomes(state / "outcomes.jsonl"),
+        outcomes=outcomes,
         rules=Rules(
             max_age_s=config.admission.max_age_s,
             max_staleness=config.admission.max_staleness,
@@ -157,7 +161,8 @@ class Daemon:
         self._cycle = Cycle(config, store=store, spool=spool, gate=gate, device=device, clock=clock)
         self._trainer = Trainer(self._cycle, wake=self._wake, clock=clock)
         self._telemetry = Telemetry(config=config, device=device, clock=clock)
-        self._calendar = start_calendar(config, self._maintain)
+        self._calendar = start_calendar(config, self._ask_for_maintenance)
+        self._maintenance_due = False
         self._failures = 0
         self._resume_at_s = 0.0
         self._next_scan_s = 0.0
@@ -231,6 +236,8 @@ class Daemon:
         if not self._draining:
             self._look()
         self._take_report()
+        if self._maintenance_due:
+            self._maintain()
         self._hand_over()
         if self._clock.monotonic() >= self._next_status_s:
             self._write_status()
@@ -395,7 +402,14 @@ class Daemon:
             publish_s=round(report.publish_s, 4),
         )
 
+    def _ask_for_maintenance(self) -> None:
+        """Take note, on the calendar's thread; the work is for those who own spool and store."""
+        self._maintenance_due = True
+        self._wake.set()
+
     def _maintain(self) -> None:
+        self._maintenance_due = False
+        self._spool.sweep(self._clock.wall())
         self._trainer.submit(
             lambda: maintain(self._config, spool=self._spool, store=self._store, clock=self._clock)
         )

@@ -5,17 +5,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from experience.outcomes import Outcome, Outcomes
-from experience.spool import Claim, Spool
-from policies.store import CheckpointStore
-
 from experience.admission import Rules, Sight, acting_versions, admit
 from experience.episode import Episode, EpisodeKey
 from experience.errors import Problem, reject
+from experience.outcomes import Outcome, Outcomes
+from experience.spool import Claim, Spool
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.lineage import Lineage
 from policies.spec import DiscreteSpace, PolicySpec
+from policies.store import CheckpointStore
 
 
 class Gate:
@@ -140,8 +139,6 @@ class Gate:
             known = hit.row_sha256 if hit else self._row_in_flight(episode, fresh)
             if self._outcomes.known(_outcome_key(arrival.claim, episode)):
                 continue  # refused from this very file before a restart
-            if hit and hit.claim_id == arrival.claim.id:
-                continue  # learned from this very file before a crash, and archived since
             if known is None:
                 fresh.append(episode)
             elif episode.row_sha256.startswith(known):
@@ -164,11 +161,11 @@ class Gate:
         return admit(episode, self._rules, sight)
 
     def _refuse(self, claim: Claim, refused: list[tuple[Episode, Problem]]) -> None:
-        by_reason: dict[str, list[Episode]] = defaultdict(list)
+        by_reason: dict[str, list[tuple[Episode, Problem]]] = defaultdict(list)
         for episode, problem in refused:
-            by_reason[problem.reason].append(episode)
-        for reason, episodes in by_reason.items():
-            self._spool.refuse(claim, reason, episodes)
+            by_reason[problem.reason].append((episode, problem))
+        for reason, rows in by_reason.items():
+            self._spool.refuse(claim, reason, [e for e, _ in rows], [problem for _, problem in rows])
         if refused:
             self._outcomes.record([self._outcome(claim, e, problem) for e, problem in refused])
 

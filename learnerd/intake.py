@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from experience.decoder import DecodeJob, Decoder, DecodeResult
-from experience.spool import Claim, Spool
+import structlog
 
+from experience.decoder import DecodeJob, Decoder, DecodeResult
 from experience.errors import Problem, reject
 from experience.ids import uuid7_time_s
+from experience.spool import Claim, Spool
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.gate import Gate
 from learnerd.settle import Settling
+
+log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 3
 """A file that kills its decoder, or is still cut short, this often is quarantined."""
@@ -114,8 +117,11 @@ class Intake:
         self._settled_at_s = self._clock.monotonic() + self._settle_s
 
     def resume(self) -> list[Arrival]:
-        """Decode every claim that an earlier run left, unsorted: some may have been published."""
-        return list(self._decode(self._spool.resume(), resumed=True))
+        """Decode every claim that an earlier run left, unsorted: some may have been published.
+
+        One at a time: when this process ends on one of them, only that one's attempts have been raised.
+        """
+        return [arrival for claim in self._spool.resume() for arrival in self._decode([claim], resumed=True)]
 
     def take(self, room: int) -> list[Arrival]:
         """Claim, decode and sort up to ``room`` files, at most a slice; return what is to be learned."""
@@ -123,7 +129,7 @@ class Intake:
         due = [retry for retry in self._retries if retry.due_s <= now][:room]
         self._retries = [retry for retry in self._retries if retry not in due]
         names = self._backlog.take(min(SLICE_FILES, room - len(due)))
-        claims = [claim for claim in map(self._spool.claim, names) if claim]
+        claims = [claim for claim in map(self._claim, names) if claim]
         arrivals = list(self._decode([r.claim for r in due if r.resumed], resumed=True))
         arrivals += self._decode([r.claim for r in due if not r.resumed] + claims, resumed=False)
         return [kept for kept in map(self._gate.sort, arrivals) if kept.episodes]
@@ -135,6 +141,13 @@ class Intake:
             arrival = self._arrival(by_path[result.job.claim_path], result, resumed=resumed)
             if arrival is not None:
                 yield arrival
+
+    def _claim(self, name: str) -> Claim | None:
+        try:
+            return self._spool.claim(name)
+        except OSError as error:
+            log.warning("not_claimed", file=name, error=str(error), remedy="let the daemon's user move it")
+            return None
 
     def _next_attempt(self, claim: Claim) -> Claim | None:
         """Raise the attempt in the name before parsing; a file that ended its decoder too often ends here."""
@@ -161,6 +174,8 @@ class Intake:
             self._unreadable(claim, result.problem, resumed=resumed)
             return None
         assert result.decoded is not None
+        if resumed:
+            claim = self._spool.clear_attempts(claim)
         arrival = Arrival(
             claim=claim,
             episodes=result.decoded.episodes,

@@ -2,9 +2,8 @@
 
 from bisect import bisect_left
 
-from policies.store import CheckpointStore
-
 from policies.checkpoint import Checkpoint
+from policies.store import CheckpointStore
 
 
 class Lineage:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
-from experience.spool import Spool
-from policies.store import CheckpointStore
 
+from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
+from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
 
@@ -41,15 +41,20 @@ def prune_store(store: CheckpointStore, config: Config, clock: Clock) -> list[in
 
 
 def maintain(config: Config, *, spool: Spool, store: CheckpointStore, clock: Clock) -> None:
-    """Sweep what crashed writers left, and keep archive, quarantine and store within their bounds."""
+    """Keep archive, refused and quarantined files and the store within their bounds."""
     now = clock.wall()
-    spool.sweep(now)
-    archived = spool.archive_prune(config.archive.keep_days, config.archive.keep_bytes, now)
-    quarantined = spool.quarantine_prune(config.quarantine.keep_days, config.quarantine.keep_bytes, now)
+    archived = spool.archive_prune(
+        keep_days=config.archive.keep_days, keep_bytes=config.archive.keep_bytes, now=now
+    )
+    days, size = config.quarantine.keep_days, config.quarantine.keep_bytes
+    set_aside = [
+        *spool.quarantine_prune(keep_days=days, keep_bytes=size, now=now),
+        *spool.refused_prune(keep_days=days, keep_bytes=size, now=now),
+    ]
     versions = prune_store(store, config, clock)
     log.info(
         "maintained",
         archive_removed=len(archived),
-        quarantine_removed=len(quarantined),
+        set_aside_removed=len(set_aside),
         versions_removed=len(versions),
     )

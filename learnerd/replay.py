@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experience.spool import Spool
-from policies.store import CheckpointStore
 
 from experience.archive import read_shard
 from experience.episode import Episode
+from experience.spool import Spool
 from learnerd.config import Config
 from learnerd.device import choose_device
 from learnerd.errors import LearnerdError
@@ -21,6 +20,7 @@ from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint
 from policies.errors import StoreError
 from policies.initial import initial_checkpoint
+from policies.store import CheckpointStore
 
 WRITER = "replay"
 
@@ -58,7 +58,7 @@ def shards(config: Config) -> list[Path]:
 def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[Row]:
     """Learn from ``paths`` in order, one published version a shard; yield a row for each.
 
-    Nothing of the running daemon is touched: its store is only read, to recover log-probabilities and compare.
+    The daemon goes undisturbed: its store is only read, to recover log-probabilities and to compare.
 
     Args:
         config: the learning rule; its state folder is where the recorded versions are.
@@ -90,9 +90,7 @@ def _start(config: Config, recorded: CheckpointStore, store: CheckpointStore) ->
     """Return the weights that the recorded history began with: the same spec, from the same seed."""
     found = store.head()
     if found is not None:
-        raise LearnerdError(
-            f"{store.state_dir} already holds version {found.version}; replay needs an empty folder"
-        )
+        raise LearnerdError(f"the scratch store holds version {found.version}; replay needs an empty folder")
     head = recorded.head()
     return None if head is None else initial_checkpoint(head.spec, seed=config.learner.seed)
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from experience.spool import Spool
 
+from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import CycleReport

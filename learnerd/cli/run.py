@@ -1,12 +1,12 @@
 """``learnerd run``: the daemon in the foreground."""
 
-import os
 from typing import Annotated, Literal
 
 import typer
 
 from learnerd import log
 from learnerd.cli.options import ConfigOption, read_config
+from learnerd.threads import pin_threads
 
 
 def command(
@@ -23,8 +23,7 @@ def command(
         raise typer.BadParameter("--once and --until-idle exclude each other")
     settings = read_config(ctx, config)
     log.configure(form=settings.telemetry.log, level=settings.telemetry.level)
-    # OpenMP reads it when torch is loaded: spinning threads starve the decoder on a small machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    pin_threads(settings)
     from learnerd.daemon import run  # noqa: PLC0415 - loads torch
 
     mode: Literal["forever", "once", "until_idle"] = (

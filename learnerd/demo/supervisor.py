@@ -165,11 +165,14 @@ class _Watch:
         self.curve = Curve()
         self.started_at_s = time.time()
         self._start_s = time.monotonic()
+        self._reports: list[Reports] = []
         processes.start(DAEMON, ["-m", "learnerd", "run", "--config", str(settings.folder / FILE_NAME)])
+
+    def _start_clients(self) -> None:
         by_contract = str(Path(__file__).parent / "clients" / "by_contract.py")
         programs = (["-m", "learnerd.demo.clients.with_library"], [by_contract])
         self._reports = [
-            Reports(processes.start(name, [*program, *self._client_options(i)]))
+            Reports(self._processes.start(name, [*program, *self._client_options(i)]))
             for i, (name, program) in enumerate(zip(CLIENTS, programs, strict=True))
         ]
 
@@ -189,6 +192,10 @@ class _Watch:
         """Look, show, and decide whether it goes on."""
         while True:
             interrupted = interruptions.wait(POLL_S)
+            if not self._reports and _is_running(self._settings.state):
+                # Clients may start first; the seconds of random play that torch takes to load would then be
+                # most of what there is to learn from, though.
+                self._start_clients()
             self.curve.add([played for reports in self._reports for played in reports.read()])
             progress.show(self._snapshot())
             if self.curve.solved:
@@ -210,6 +217,11 @@ class _Watch:
             steps_per_s=self._speed(self.curve.steps),
             refused=_refused(self._settings.state),
         )
+
+
+def _is_running(state: Path) -> bool:
+    document = read_status(state)
+    return document is not None and document["daemon"]["state"] == "running"
 
 
 def _refused(state: Path) -> int:

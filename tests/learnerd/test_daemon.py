@@ -117,7 +117,7 @@ def bad_files(site, drop):
     drop("old.npz", meta={"ended_at": time.time() - 7200})
     (site.inbox / "notes.txt").write_text("hello")
     return {
-        "cut.npz": ("quarantined", "truncated", "file"),
+        "cut.npz": ("quarantined", "truncated", "zip directory"),
         "huge.npz": ("quarantined", "too_large", "file"),
         "pickled.npz": ("quarantined", "pickled", "obs"),
         "nan.npz": ("quarantined", "not_finite", "reward[1]"),

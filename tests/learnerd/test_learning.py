@@ -1,4 +1,4 @@
-"""The whole way learns: a live daemon, a client that acts with what it publishes; and it does not learn from noise."""
+"""The whole way learns: a live daemon and a client that acts with what it publishes; never from noise."""
 
 import numpy as np
 import pytest
