@@ -107,10 +107,10 @@ def perceptron(weights: Sequence[Tensor], obs_nd: Tensor, activation: Activation
     return rows
 
 
-def set_gradient(loss: Tensor, networks: Sequence[Network], *, accumulate: bool) -> None:
-    """Write the gradient of ``loss`` onto each network's buffer, or add it."""
+def set_gradient(losses: Sequence[Tensor], networks: Sequence[Network], *, accumulate: bool) -> None:
+    """Write the gradient of the sum of ``losses`` onto each network's buffer, or add it."""
     leaves = [leaf for network in networks for leaf in network.leaves]
-    gradients: Iterator[Tensor] = iter(torch.autograd.grad(loss, leaves))
+    gradients: Iterator[Tensor] = iter(torch.autograd.grad(losses, leaves))
     for network in networks:
         pieces = [next(gradients).reshape(-1) for _ in network.leaves]
         if accumulate:

@@ -51,9 +51,9 @@ class Adam:
         self.m.lerp_(gradient, 1.0 - self._beta1)
         self.v.mul_(self._beta2).addcmul_(gradient, gradient, value=1.0 - self._beta2)
         correction1 = 1.0 - self._beta1**self.steps
-        correction2 = 1.0 - self._beta2**self.steps
-        denominator = self.v.sqrt().div_(math.sqrt(correction2)).add_(self._epsilon)
-        weights.addcdiv_(self.m, denominator, value=-learning_rate / correction1)
+        correction2 = math.sqrt(1.0 - self._beta2**self.steps)
+        denominator = self.v.sqrt().add_(self._epsilon * correction2)
+        weights.addcdiv_(self.m, denominator, value=-learning_rate * correction2 / correction1)
 
     def retained(self) -> tuple[float, float]:
         """How much of the first m and v is left in them: (β₁ⁿ, β₂ⁿ)."""

@@ -4,6 +4,8 @@ Every function takes the episodes as a flat stream: step t of episode e is row o
 ``bootstrap_e`` is the value of the observation after the last step, 0 where the episode terminated.
 """
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,7 +99,7 @@ def _scan(x_n: Float64, decay: float) -> Float64:
     blocks = np.zeros((rows, BLOCK_STEPS))
     blocks.reshape(-1)[: len(x_n)] = x_n
     powers = _powers(decay, BLOCK_STEPS + 1)
-    blocks = blocks @ _toeplitz(powers)
+    blocks = blocks @ _toeplitz(decay)
     if rows > 1:
         carry = _scan(blocks[:, 0].copy(), float(powers[-1]))[1:]
         blocks[:-1] += carry[:, None] * powers[:0:-1]
@@ -108,10 +110,11 @@ def _powers(decay: float, count: int) -> Float64:
     return np.asarray(decay ** np.arange(count, dtype=np.float64), np.float64)
 
 
-def _toeplitz(powers: Float64) -> Float64:
+@functools.lru_cache(maxsize=32)
+def _toeplitz(decay: float) -> Float64:
     """T[j, i] = decay^(j - i) for j >= i, else 0, so that (x @ T)_i = Σ_{j >= i} decay^(j - i) x_j."""
     lag = np.arange(BLOCK_STEPS)[:, None] - np.arange(BLOCK_STEPS)
-    return np.where(lag >= 0, powers[np.abs(lag)], 0.0)
+    return np.where(lag >= 0, _powers(decay, BLOCK_STEPS)[np.abs(lag)], 0.0)
 
 
 def _varying_sums(x_n: Float64, decay_n: Float64, offsets: Offsets) -> Float64:

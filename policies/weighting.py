@@ -12,24 +12,20 @@ LOG_RATIO_SHOWN = 80.0  # exp(80) is the largest ratio worth reporting, and fini
 
 
 def effective_sample_fraction(log_ratio_n: Float64) -> float:
-    """(Σρ)² / (n Σρ²) of ρ = exp(log_ratio), as exp(2 lse(l) - lse(2l)) / n, at most 1 (Kish 1965).
+    """(Σρ)² / (n Σρ²) of ρ = exp(log_ratio), at most 1 (Kish 1965).
 
-    NaN when a log-ratio is NaN or +inf, so gate with ``not (fraction >= minimum)``. 1 for no ratios.
+    The largest ρ is divided out first: this is exp(2 lse(l) - lse(2l)) / n without its rounding. 1 for no
+    ratios; NaN when a log-ratio is NaN or +inf, so gate with ``not (fraction >= minimum)``.
     """
     if log_ratio_n.dtype != np.float64:
         raise ValueError(f"log-ratios are {log_ratio_n.dtype}; accepted: float64, because float32 overflows")
     if log_ratio_n.size == 0:
         return 1.0
-    log_ess = 2.0 * _log_sum_exp(log_ratio_n) - _log_sum_exp(2.0 * log_ratio_n)
-    fraction = math.exp(log_ess) / log_ratio_n.size if math.isfinite(log_ess) else math.nan
-    return min(fraction, 1.0) if fraction == fraction else math.nan  # noqa: PLR0124 - min() would hide NaN
-
-
-def _log_sum_exp(x_n: Float64) -> float:
-    top = float(x_n.max())
+    top = float(log_ratio_n.max())
     if not math.isfinite(top):
         return math.nan
-    return top + math.log(float(np.exp(x_n - top).sum()))
+    rho = np.exp(log_ratio_n - top)
+    return min(float(rho.sum() ** 2 / (rho.size * np.square(rho).sum())), 1.0)
 
 
 def largest_ratio(log_ratio_n: Float64) -> float:
