@@ -53,6 +53,41 @@ def write_shard(
     write_atomic(path, _seal(_to_parquet(episodes, verdicts)))
 
 
+def add_rows(
+    path: Path,
+    episodes: Sequence[Episode],
+    *,
+    verdicts: Sequence[Problem | None] | None = None,
+) -> None:
+    """Write a shard, keeping the rows that it holds already: the same call again changes nothing.
+
+    A damaged shard is kept as <name>.damaged. The file is written anew in any case, so that it is durable on
+    return also when an earlier call was killed before its last fsync.
+
+    Args:
+        path: the shard, in a folder that exists.
+        episodes: at least one, or the shard exists.
+        verdicts: as in ``write_shard``.
+    """
+    rows = _intact_rows(path)
+    known = {row.episode.row_sha256 for row in rows}
+    new = zip(episodes, verdicts or [None] * len(episodes), strict=True)
+    rows += [Row(episode=e, verdict=v) for e, v in new if e.row_sha256 not in known]
+    with_verdicts = verdicts is not None or any(row.verdict for row in rows)
+    kept = [row.verdict for row in rows] if with_verdicts else None
+    write_shard(path, [row.episode for row in rows], verdicts=kept)
+
+
+def _intact_rows(path: Path) -> list[Row]:
+    try:
+        return read_rows(path)
+    except FileNotFoundError:
+        return []
+    except ShardDamaged:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        return []
+
+
 def read_shard(path: Path) -> list[Episode]:
     """Read the episodes of a shard, exactly as they were written.
 

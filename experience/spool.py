@@ -1,0 +1,385 @@
+"""Spool: the folder through which episode files come in, and where each of them ends up.
+
+The disk is the queue. Every step is one rename or one atomic write, so that after a crash at any point the
+same call again reaches the same end: nothing is lost, nothing counts twice.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from experience import retention
+from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
+from experience.episode import Episode
+from experience.errors import Problem
+from experience.folders import FolderSizes, entries, subfolders
+from experience.ids import uuid7
+
+MAX_NAME_BYTES = 200
+"""Longer names are shortened: an id, a record's ending and the like must fit beside them into 255 bytes."""
+_MAX_SUFFIX_BYTES = 16
+
+_WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REASON = re.compile(r"[a-z0-9_]{1,64}")
+_CLAIM = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,6})\.(.+)", re.DOTALL)
+_SHARD = re.compile(r"(\d{8,18})\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """Something in the inbox: a file, or whatever else a client has put there.
+
+    Attributes:
+        name: any bytes but "/", as ``os.fsdecode`` gives them.
+        size_bytes: now; it may still grow.
+        mtime_s: last change, UTC seconds.
+    """
+
+    name: str
+    size_bytes: int
+    mtime_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A file that belongs to one writer until it is finished or quarantined.
+
+    Attributes:
+        id: UUIDv7; claims sort by it in the order in which they were made.
+        attempt: how often it was begun to be parsed.
+        name: its name in the inbox, shortened when it was longer than MAX_NAME_BYTES.
+        path: where it is now; ``Spool.attempt`` gives a claim with another one.
+    """
+
+    id: str
+    attempt: int
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the spool takes on disk: ``spool_bytes`` leaves out the archive."""
+
+    spool_bytes: int
+    archive_bytes: int
+
+
+class Spool:
+    """The spool at ``root``, as one writer uses it.
+
+    Holds no state but a cache of sizes: several processes may use one spool under different writer names.
+
+    Args:
+        root: ``[paths] spool``.
+        writer: whose claims these are; one process at a time may use a name.
+    """
+
+    def __init__(self, root: Path, *, writer: str = "daemon") -> None:
+        if not _WRITER.fullmatch(writer):
+            raise ValueError(f"writer is {writer!r}; accepted: up to 64 letters, digits, '.', '_' and '-'")
+        self.root = Path(root)
+        self.writer = writer
+        self._inbox = self.root / "in"
+        self._claimed = self.root / "claimed" / writer
+        self._work = self.root / "work"
+        self._archive = self.root / "archive"
+        self._refused = self.root / "refused"
+        self._quarantine = self.root / "quarantine"
+        self._folder_sizes = FolderSizes()
+
+    def make_folders(self) -> None:
+        """Create the folders that are missing, durably, also after a kill before an earlier call's fsync."""
+        folders = (self._inbox, self._claimed, self._work, self._archive, self._refused, self._quarantine)
+        for folder in folders:
+            make_folder(folder)
+        for folder in (self.root, *folders, self._claimed.parent):
+            fsync_folder(folder)
+
+    def waiting(self) -> list[Waiting]:
+        """List the inbox, oldest change first, without names that begin with a dot."""
+        found = []
+        with os.scandir(self._inbox) as scan:
+            for entry in scan:
+                if entry.name.startswith("."):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    found.append(Waiting(name=entry.name, size_bytes=status.st_size, mtime_s=status.st_mtime))
+        found.sort(key=lambda waiting: (waiting.mtime_s, waiting.name))
+        return found
+
+    def waiting_summary(self) -> tuple[int, float | None]:
+        """Count what waits, and give the oldest change in UTC seconds; None when nothing waits."""
+        waiting = self.waiting()
+        return len(waiting), waiting[0].mtime_s if waiting else None
+
+    def claim(self, name: str) -> Claim | None:
+        """Take ``name`` out of the inbox by one rename, onto a name that cannot exist yet.
+
+        Returns:
+            None when it is gone, or begins with a dot: such names are not for us.
+
+        Raises:
+            OSError: it cannot be moved, as a folder that belongs to another user; it stays where it is.
+        """
+        source = self._inbox / name
+        if source.parent != self._inbox or source.name != name:
+            raise ValueError(f"{name!r} is not the name of a file")
+        if name.startswith("."):
+            return None
+        claim = self._claim_of(uuid7(), 0, _shortened(name))
+        try:
+            source.rename(claim.path)
+        except FileNotFoundError:
+            if os.path.lexists(source):
+                raise
+            return None
+        return claim
+
+    def resume(self) -> list[Claim]:
+        """List this writer's claims in the order in which they were made; other names are left alone."""
+        names = [entry.name for entry in entries(self._claimed)]
+        matches = [match for match in map(_CLAIM.fullmatch, names) if match]
+        return sorted(
+            (self._claim_of(match[1], int(match[2]), match[3]) for match in matches),
+            key=lambda claim: claim.id,
+        )
+
+    def attempt(self, claim: Claim) -> Claim:
+        """Raise the number of attempts in the name: it holds also when parsing ends the process."""
+        return self._renumber(claim, claim.attempt + 1)
+
+    def clear_attempts(self, claim: Claim) -> Claim:
+        """Take back the attempts of a claim that was parsed after all: later kills are not its fault."""
+        return self._renumber(claim, 0)
+
+    def work_path(self, claim: Claim) -> Path:
+        """Where the daemon's own copy of the claimed bytes goes."""
+        return self._work / f"{claim.id}.{self.writer}"
+
+    def finish(self, claim: Claim) -> None:
+        """Let go of a claim whose every episode is learned and archived, or refused.
+
+        The claim goes first: while it is there its work copy is too, so that a later attempt never parses
+        bytes that the client has changed in the meantime. A copy without a claim is swept.
+        """
+        claim.path.unlink(missing_ok=True)
+        self.work_path(claim).unlink(missing_ok=True)
+
+    def refuse(
+        self,
+        claim: Claim,
+        reason: str,
+        episodes: Sequence[Episode],
+        problems: Sequence[Problem] | None = None,
+    ) -> Path:
+        """Keep readable episodes that are not learned from, as rows of refused/<reason>/<claim id>.parquet.
+
+        Called again for the same claim and reason, it adds the rows that are not there yet.
+
+        Args:
+            claim: the file that they came from.
+            reason: one snake_case word.
+            episodes: at least one.
+            problems: why, one an episode; left out, the column ``verdict`` is null.
+        """
+        path = _reason_folder(self._refused, reason) / f"{claim.id}.parquet"
+        _add_rows(path, episodes, problems or [None] * len(episodes))
+        return path
+
+    def quarantine(self, claim: Claim, problem: Problem, *, now: float) -> Path:
+        """Set a file aside whole, with a record of why beside it: <name>.json.
+
+        The record is durable before the file is moved, so that no file lies there without one. The file
+        itself is never opened: folders, fifos, links and unreadable files go the same way.
+
+        Args:
+            claim: the file.
+            problem: its reason names the folder.
+            now: UTC seconds.
+
+        Raises:
+            OSError: it could not be moved; the claim and its work copy are as they were.
+        """
+        folder = _reason_folder(self._quarantine, problem.reason)
+        target = folder / f"{claim.id}.{claim.name}"
+        record = _record_of(target)
+        self._drop_records_elsewhere(target)
+        moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+        fields = {**asdict(problem), "file": claim.name, "time": moment}
+        write_atomic(record, json.dumps(fields, indent=1).encode() + b"\n")
+        try:
+            claim.path.rename(target)
+        except OSError:
+            if not os.path.lexists(target):
+                record.unlink(missing_ok=True)
+                raise
+        fsync_folder(folder)
+        fsync_folder(self._claimed)
+        self.work_path(claim).unlink(missing_ok=True)
+        return target
+
+    def archive(self, version: int, episodes: Sequence[Episode], *, published_at: float) -> Path:
+        """Keep the episodes of a published version as archive/<UTC day>/<8 digits>.parquet, durably.
+
+        Called again for the same version, it adds the rows that are not there yet and drops none: after a
+        crash only some of a version's claims may be left.
+
+        Args:
+            version: the published one.
+            episodes: in the order in which they were learned, at least one.
+            published_at: UTC seconds; gives the day.
+        """
+        day = datetime.fromtimestamp(published_at, UTC).strftime("%Y-%m-%d")
+        path = self.archived(version) or self._archive / day / f"{version:08d}.parquet"
+        make_folder(path.parent)
+        _add_rows(path, episodes, None)
+        return path
+
+    def archived(self, version: int) -> Path | None:
+        """Find the shard of ``version``."""
+        for folder in self._day_folders():
+            path = folder / f"{version:08d}.parquet"
+            if path.exists():
+                return path
+        return None
+
+    def shards(self) -> list[Path]:
+        """List the archive's shards in order of version."""
+        found = [
+            (int(match[1]), folder / match[0])
+            for folder in self._day_folders()
+            for entry in entries(folder)
+            if (match := _SHARD.fullmatch(entry.name))
+        ]
+        return [path for _, path in sorted(found)]
+
+    def sweep(self, now_s: float) -> list[Path]:
+        """Remove what crashes have left: names aside older than a day, and own work copies without a claim.
+
+        Call it from the thread that claims: a claim whose name is being changed could be overlooked.
+
+        Args:
+            now_s: UTC seconds.
+
+        Returns:
+            What was removed.
+        """
+        kept = (self._archive, self._refused, self._quarantine)
+        folders = [self._inbox, self._work, *(folder for root in kept for folder in subfolders(root))]
+        removed = retention.sweep_aside(folders, now_s=now_s)
+        copies = [
+            self._work / entry.name for entry in entries(self._work) if not entry.name.startswith(ASIDE)
+        ]
+        claimed = {self.work_path(claim) for claim in self.resume()}
+        for copy in copies:
+            if copy.name[36:] == f".{self.writer}" and copy not in claimed:
+                copy.unlink(missing_ok=True)
+                removed.append(copy)
+        return removed
+
+    def archive_prune(self, *, keep_days: float, keep_bytes: int, now: float) -> list[Path]:
+        """Remove shards of days that ended more than ``keep_days`` ago, then the oldest above ``keep_bytes``.
+
+        Args:
+            keep_days: ``[archive] keep_days``.
+            keep_bytes: ``[archive] keep_bytes``.
+            now: UTC seconds.
+        """
+        return retention.prune_days(
+            self._day_folders(), keep_days=keep_days, keep_bytes=keep_bytes, now_s=now
+        )
+
+    def quarantine_prune(self, *, keep_days: float, keep_bytes: int, now: float) -> list[Path]:
+        """Remove files set aside more than ``keep_days`` ago, and the oldest while all exceed ``keep_bytes``.
+
+        Args:
+            keep_days: ``[quarantine] keep_days``.
+            keep_bytes: ``[quarantine] keep_bytes``.
+            now: UTC seconds.
+        """
+        folders = subfolders(self._quarantine)
+        return retention.prune_set_aside(folders, keep_days=keep_days, keep_bytes=keep_bytes, now_s=now)
+
+    def refused_prune(self, *, keep_days: float, keep_bytes: int, now: float) -> list[Path]:
+        """Do the same for refused rows."""
+        folders = subfolders(self._refused)
+        return retention.prune_set_aside(folders, keep_days=keep_days, keep_bytes=keep_bytes, now_s=now)
+
+    def sizes(self) -> Sizes:
+        """Measure the spool; folders that have not changed since the last call are not read again."""
+        folders = (self._inbox, self._claimed.parent, self._work, self._refused, self._quarantine)
+        return Sizes(
+            spool_bytes=sum(self._folder_sizes.measure(folder) for folder in folders),
+            archive_bytes=self._folder_sizes.measure(self._archive),
+        )
+
+    def _renumber(self, claim: Claim, attempt: int) -> Claim:
+        again = self._claim_of(claim.id, attempt, claim.name)
+        claim.path.rename(again.path)
+        return again
+
+    def _claim_of(self, claim_id: str, attempt: int, name: str) -> Claim:
+        return Claim(
+            id=claim_id,
+            attempt=attempt,
+            name=name,
+            path=self._claimed / f"{claim_id}.{attempt}.{name}",
+        )
+
+    def _day_folders(self) -> list[Path]:
+        return [folder for folder in subfolders(self._archive) if _is_day(folder.name)]
+
+    def _drop_records_elsewhere(self, target: Path) -> None:
+        """Remove what an earlier call left that was killed before the rename and gave another reason."""
+        for folder in subfolders(self._quarantine):
+            earlier = folder / target.name
+            if folder != target.parent and not os.path.lexists(earlier):
+                _record_of(earlier).unlink(missing_ok=True)
+
+
+def _add_rows(path: Path, episodes: Sequence[Episode], verdicts: Sequence[Problem | None] | None) -> None:
+    from experience.archive import add_rows  # noqa: PLC0415 - a spool that only claims needs no pyarrow
+
+    add_rows(path, episodes, verdicts=verdicts)
+
+
+def _reason_folder(root: Path, reason: str) -> Path:
+    if not _REASON.fullmatch(reason):
+        raise ValueError(f"reason is {reason!r}; accepted: one word of a-z, 0-9 and _")
+    folder = root / reason
+    make_folder(folder)
+    return folder
+
+
+def _is_day(name: str) -> bool:
+    try:
+        return date.fromisoformat(name).isoformat() == name
+    except ValueError:
+        return False
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
+def _shortened(name: str) -> str:
+    """Cut a long name, keeping its ending; a few digits of its hash keep apart names that begin alike."""
+    raw = os.fsencode(name)
+    if len(raw) <= MAX_NAME_BYTES:
+        return name
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122 - PurePath would normalize some names
+    if len(os.fsencode(suffix)) > _MAX_SUFFIX_BYTES:
+        suffix = ""
+    ending = f"~{hashlib.sha256(raw).hexdigest()[:8]}{suffix}"
+    stem = name
+    while len(os.fsencode(stem + ending)) > MAX_NAME_BYTES:
+        stem = stem[:-1]
+    return stem + ending
