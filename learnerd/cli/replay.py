@@ -72,14 +72,13 @@ def _with_progress(rows: "Iterator[Row]", total: int) -> "Iterator[Row]":
 
 
 def _print_table(rows: "list[Row]") -> None:
-    table = Table(title="Replayed batches")
-    for name in ("recorded", "replayed", "episodes", "steps", "updates", "return", "loss", "entropy", "ESS"):
+    table = Table(box=None, pad_edge=False)
+    for name in ("version", "episodes", "steps", "updates", "return", "loss", "entropy", "ESS"):
         table.add_column(name, justify="right")
     table.add_column("weights")
     for row in rows:
         table.add_row(
             str(row.recorded),
-            str(row.version),
             str(row.episodes),
             str(row.steps),
             str(row.updates),
