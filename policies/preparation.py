@@ -121,7 +121,7 @@ class Preparation:
         return ess_fraction if ess_fraction >= self._settings.ess_min else None
 
     def _inputs(self, batch: Batch) -> _Inputs:
-        action = torch.from_numpy(np.ascontiguousarray(batch.action))
+        action = torch.tensor(batch.action)  # copies: an episode's arrays are read-only
         if isinstance(self._base.spec.action, DiscreteSpace):
             action = action.to(torch.int64)
         mask = None if batch.mask is None else torch.from_numpy(_allowing(batch.mask, batch.action))

@@ -218,6 +218,14 @@ def test_masks(make_checkpoint, make_batch):
     assert (np.exp(learner.log_probs(batch)[free]) < 0.9).all()
 
 
+def test_read_only_arrays_are_accepted_and_left_alone(make_checkpoint, make_batch):
+    batch, untouched = make_batch(), make_batch()
+    for name in ("obs", "final_obs", "action", "reward", "logp", "offsets"):
+        getattr(batch, name).setflags(write=False)
+    learner, _ = trained(make_checkpoint(), batch)
+    assert same(learner.weights(), trained(make_checkpoint(), untouched)[0].weights())
+
+
 def test_statistics_of_the_base_count_for_every_update(make_checkpoint, make_batch, published):
     base = make_checkpoint(normalize=True)
     rows = 5.0 + 3.0 * np.random.default_rng(0).normal(size=(50, 3))
