@@ -73,13 +73,23 @@ class Catalog:
 
     def head(self) -> Checkpoint | None:
         """The highest version that is whole; None when there is none."""
-        self.highest_used()
-        for version in reversed(self._numbers):
-            checkpoint = self._try(version)
-            if checkpoint is not None:
-                self._head = checkpoint
-                return checkpoint
-        return None
+        return self.view()[0]
+
+    def view(self) -> tuple[Checkpoint | None, int]:
+        """The head and the highest number ever used, both as of one moment.
+
+        A successor of this head must get the number after this one: taken at two moments, a version that
+        was published in between would be skipped as if it were damaged.
+        """
+        while True:
+            highest = self.highest_used()
+            found = (self._try(version) for version in reversed(self._numbers))
+            head = next((checkpoint for checkpoint in found if checkpoint is not None), None)
+            # While we looked, versions may have been pruned, but not without newer ones being there.
+            is_newest = head is not None and head.version == highest
+            if is_newest or self.highest_used() == highest:
+                self._head = head
+                return head, highest
 
     def note(self, checkpoint: Checkpoint) -> None:
         """Remember a version that was just written, so that it need not be read."""

@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         ("row_sha256", pa.string()),
         ("source_name", pa.string()),
         ("source_sha256", pa.string()),
+        ("claim_id", pa.string()),
         ("policy_version", pa.int64()),
         ("n_steps", pa.int64()),
         ("total_reward", pa.float64()),

@@ -115,8 +115,8 @@ class Publisher:
 
     def _parent(self, save: Save) -> tuple[Checkpoint | None, int]:
         """What to succeed, and under which number."""
-        head = self._catalog.head()
-        number = self._catalog.highest_used() + 1
+        head, highest = self._catalog.view()
+        number = highest + 1
         if number > HIGHEST_VERSION:
             raise StoreError(f"version {number} has more than eight digits")
         if save.base.version >= number:

@@ -1,0 +1,68 @@
+"""Small policies and deltas for the store's tests: every number is an integer, so that sums are exact."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from experience.episode import EpisodeKey
+from policies.checkpoint import Average, Checkpoint, Delta, LedgerEntry
+from policies.normalizer import RunningStatistics
+from policies.spec import DiscreteSpace, PolicySpec
+
+SPEC = PolicySpec(observation_shape=(2,), action=DiscreteSpace(n=2), hidden=(3,))
+
+
+def initial(spec=SPEC):
+    weights = {
+        name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        for name, shape in spec.shapes().items()
+    }
+    return Checkpoint(
+        version=0,
+        parents=(),
+        writer="",
+        saved_at=0.0,
+        spec=spec,
+        weights=weights,
+        averages={},
+        normalizer=RunningStatistics.empty(spec.inputs),
+        counters={},
+    )
+
+
+def entry(name, *, row=None, client="c", **fields):
+    row = hashlib.sha256((row or str(name)).encode()).hexdigest()
+    return LedgerEntry(key=EpisodeKey(client, str(name), 0, ""), row_sha256=row, **fields)
+
+
+def entries(*names):
+    return [entry(name) for name in names]
+
+
+def delta(change=1.0, *, updates=1, spec=SPEC, **fields):
+    weights = {name: np.full(shape, float(change)) for name, shape in spec.shapes().items()}
+    return Delta(weights=weights, counters={"updates": updates}, **fields)
+
+
+def scalar(value, retained):
+    return Average(value=np.array(float(value)), retained=retained)
+
+
+def added(checkpoint):
+    """By how much every weight differs from the initial one; fails unless it is the same for all."""
+    differences = {
+        float(difference)
+        for name, start in initial(checkpoint.spec).weights.items()
+        for difference in np.unique(checkpoint.weights[name] - start)
+    }
+    assert len(differences) == 1
+    return differences.pop()
+
+
+def publish(store, base, change, *names, writer="daemon", **fields):
+    return store.publish(delta(change), base=base, writer=writer, episodes=entries(*names), **fields)
+
+
+def folders(state: Path):
+    return sorted(path.name for path in (state / "checkpoints").iterdir())

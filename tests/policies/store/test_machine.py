@@ -1,0 +1,153 @@
+"""A store under two writers, kills, retention, damage and reopening, against a model of it."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from store_tools import added, entries, initial, publish
+
+from policies.errors import AlreadyLearned
+from policies.manifest import version_folder
+from policies.store import CheckpointStore
+
+WRITERS = ("daemon", "online")
+WRITER = st.sampled_from(WRITERS)
+CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`lines` maps each version of the present lineage to (sum of changes, ids learned by then)."""
+
+    @initialize()
+    def open(self):
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="learnerd-test-"))
+        self.state = self.folder / "state"
+        self.lines = {}
+        self.there = set()
+        self.highest = 0
+        self.bases = {writer: initial() for writer in WRITERS}
+        self.names = 0
+        self.reopen()
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
+
+    @rule()
+    def reopen(self):
+        self.stores = {writer: CheckpointStore(self.state) for writer in WRITERS}
+
+    @rule(writer=WRITER)
+    def take_the_head(self, writer):
+        self.bases[writer] = self.stores[writer].head() or initial()
+
+    @rule(writer=WRITER, change=st.integers(-50, 50), episodes=st.integers(0, 3))
+    def publish(self, writer, change, episodes):
+        names = self.fresh(episodes)
+        version = publish(self.stores[writer], self.bases[writer], change, *names, writer=writer)
+        self.expect(version.version, change, names)
+        self.bases[writer] = version
+
+    @precondition(lambda self: self.learned())
+    @rule(writer=WRITER, data=st.data())
+    def publish_again(self, writer, data):
+        old = data.draw(st.sampled_from(sorted(self.learned())))
+        with pytest.raises(AlreadyLearned) as caught:
+            publish(self.stores[writer], self.bases[writer], 1, *self.fresh(1), old, writer=writer)
+        assert [key.episode_id for key in caught.value.keys] == [str(old)]
+
+    @rule(writer=WRITER, change=st.integers(1, 50), at=st.integers(0, 22))
+    def publish_and_die(self, writer, change, at):
+        names, before = self.fresh(2), self.stores[writer].head()
+        real, calls = {name: getattr(os, name) for name in CHANGES}, [0]
+
+        def patched(call):
+            def count(*args, **keywords):
+                calls[0] += 1
+                if calls[0] > at:
+                    raise Killed
+                return call(*args, **keywords)
+
+            return count
+
+        try:
+            for name in CHANGES:
+                setattr(os, name, patched(real[name]))
+            publish(self.stores[writer], self.bases[writer], change, *names, writer=writer)
+        except Killed:
+            pass
+        finally:
+            for name in CHANGES:
+                setattr(os, name, real[name])
+        self.reopen()
+        head = self.stores[writer].head()
+        if head is not None and (before is None or head.version != before.version):
+            self.expect(head.version, change, names)
+        self.stores[writer].repair_current()
+
+    @rule(writer=WRITER, keep_last=st.integers(0, 5), keep_every=st.sampled_from([0, 3]))
+    def prune(self, writer, keep_last, keep_every):
+        removed = self.stores[writer].prune(
+            keep_last=keep_last, keep_every=keep_every, keep_minutes=0.0, keep_bytes=10**12, now_s=1e12
+        )
+        assert not self.lines or max(self.lines) not in removed
+        self.there -= set(removed)
+
+    @precondition(lambda self: len(self.there & self.lines.keys()) > 1)
+    @rule(name=st.sampled_from(["model.safetensors", "ledger.parquet", "manifest.json"]))
+    def damage_the_newest(self, name):
+        newest = max(self.lines)
+        path = version_folder(self.state, newest) / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+        self.there.discard(newest)
+        head = max(self.there & self.lines.keys())
+        self.lines = {version: line for version, line in self.lines.items() if version <= head}
+        self.reopen()
+        assert newest in self.stores["daemon"].damaged()
+        assert self.stores["daemon"].repair_current() == head
+
+    @invariant()
+    def everything_is_there_once(self):
+        if not hasattr(self, "stores"):
+            return
+        for store in self.stores.values():
+            head = store.head()
+            assert (0 if head is None else head.version) == max(self.lines, default=0)
+            if head is not None:
+                assert (added(head), head.counters["episodes"]) == (self.total(), len(self.learned()))
+                assert store.current() == head.version
+            known = store.lookup(entry.key for entry in entries(*range(self.names)))
+            assert {int(key.episode_id) for key in known} == self.learned()
+            assert all(hit.version in self.lines for hit in known.values())
+
+    def fresh(self, count):
+        self.names += count
+        return range(self.names - count, self.names)
+
+    def learned(self):
+        return self.lines[max(self.lines)][1] if self.lines else frozenset()
+
+    def total(self):
+        return self.lines[max(self.lines)][0] if self.lines else 0
+
+    def expect(self, version, change, names):
+        assert version == self.highest + 1
+        self.highest = version
+        self.lines[version] = (self.total() + change, self.learned() | set(names))
+        self.there.add(version)
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)

@@ -1,0 +1,47 @@
+import pytest
+
+from policies.retention import Policy, Stored, choose, measure
+
+NOW_S = 10_000_000.0
+
+
+def stored(*versions, size=10, age_s=100_000.0):
+    return [Stored(version=version, size_bytes=size, written_s=NOW_S - age_s) for version in versions]
+
+
+def chosen(items, *, protected=(), pinned=(), **changes):
+    keep = {"keep_last": 0, "keep_every": 0, "keep_minutes": 10.0, "keep_bytes": 10**9} | changes
+    return choose(items, Policy(**keep), protected=protected, pinned=pinned, now_s=NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("changes", "removed"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6]),
+        ({"keep_last": 2}, [1, 2, 3, 4]),
+        ({"keep_last": 99}, []),
+        ({"keep_every": 3}, [1, 2, 4, 5]),
+        ({"pinned": {2}}, [1, 3, 4, 5, 6]),
+        ({"protected": {1, 6}}, [2, 3, 4, 5]),
+        ({"keep_minutes": 1e6}, []),
+        ({"keep_last": 6, "keep_bytes": 35}, [1, 2, 3]),
+        ({"keep_last": 6, "keep_bytes": 0, "protected": {5, 6}}, [1, 2, 3, 4]),
+        ({"keep_last": 6, "keep_bytes": 25, "pinned": {1}, "protected": {6}}, [2, 3, 4, 5]),
+        ({"keep_last": 6, "keep_bytes": 15, "pinned": {1}, "protected": {6}}, [1, 2, 3, 4, 5]),
+        ({"keep_minutes": 1e6, "keep_bytes": 30}, [1, 2, 3]),
+    ],
+)
+def test_what_goes(changes, removed):
+    assert chosen(stored(1, 2, 3, 4, 5, 6), **changes) == removed
+
+
+def test_a_version_from_the_future_is_young():
+    assert chosen(stored(1, age_s=-5000.0)) == []
+
+
+def test_measure_adds_up_files_and_sees_what_is_gone(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "manifest.json").write_bytes(b"123")
+    assert measure(tmp_path, 7).size_bytes == 8
+    assert measure(tmp_path, 7).version == 7
+    assert measure(tmp_path / "gone", 7) is None
