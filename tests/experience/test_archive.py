@@ -142,19 +142,25 @@ def test_other_readers_see_plain_tables(tmp_path):
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
     path = tmp_path_factory.mktemp("shard") / "s.parquet"
-    write_shard(path, [full(), small()])
+    write_shard(path, [full()])
     return path.read_bytes()
 
 
 def test_every_flipped_byte_is_noticed(tmp_path, shard):
     path = tmp_path / "s.parquet"
+    missed = []
     for i in range(len(shard)):
         damaged = bytearray(shard)
         damaged[i] ^= 1 << (i % 8)
         path.write_bytes(damaged)
-        with pytest.raises(ShardDamaged, match=r"s\.parquet") as caught:
+        try:
             read_shard(path)
-        assert caught.value.path == path
+        except ShardDamaged as error:
+            assert error.path == path
+            assert "s.parquet" in str(error)
+        else:
+            missed.append(i)
+    assert missed == []
 
 
 def test_every_truncation_is_noticed(tmp_path, shard):
