@@ -3,6 +3,8 @@
 Arguments: a folder; each store is in <folder>/<k>. Prints how many calls a whole publish makes.
 """
 
+import contextlib
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -11,6 +13,9 @@ from store_tools import initial, publish
 
 import policies.ledger_file  # noqa: F401 - once here, not in every child
 from policies.store import CheckpointStore
+
+with contextlib.suppress(ImportError):
+    importlib.import_module("pandas")  # pyarrow loads it where it is there: once here, not in every child
 
 CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "write")
 
@@ -44,6 +49,8 @@ def attempt(state, k):
 
 
 folder, k = Path(sys.argv[1]), 0
-while attempt(folder / str(k), k) == 77:
+while status := attempt(folder / str(k), k):
+    if status != 77:
+        sys.exit(f"the child for call {k} ended with status {status}")
     k += 1
 print(k)
