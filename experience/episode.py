@@ -178,8 +178,9 @@ def _check_values(episode: Episode) -> None:
         array = getattr(episode, name)
         if array is None or array.dtype.kind != "f":
             continue
-        bad = ~np.isfinite(array)
-        if bad.any():
+        finite = np.isfinite(array)
+        if not finite.all():
+            bad = ~finite
             where = int(np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))[0])
             value = array.reshape(len(array), -1)[where][bad.reshape(len(array), -1)[where]][0]
             raise reject("not_finite", f"{name}[{where}]", str(value), "finite numbers")

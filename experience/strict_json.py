@@ -1,5 +1,6 @@
 """JSON as files may hold it: limits come before parsing; NaN, duplicate keys, lone surrogates are refused."""
 
+import functools
 import json
 import re
 from typing import Any, NoReturn
@@ -103,5 +104,6 @@ def _check_numbers(data: bytes, field: str, max_characters: int) -> None:
         raise reject("too_large", field, value, f"numbers of at most {max_characters} characters")
 
 
+@functools.cache
 def _long_number(max_characters: int) -> re.Pattern[bytes]:
     return re.compile(rb"[-+.0-9eE]{%d}" % (max_characters + 1))

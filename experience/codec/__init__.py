@@ -1,8 +1,10 @@
 """From the bytes of an inbound file to episodes. Each format is one module and one line in ``_READERS``."""
 
 import importlib
+import os.path
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+
+import numpy as np
 
 from experience.codec.contract import Decoded, Limits, Reader, Source
 from experience.errors import reject
@@ -40,11 +42,12 @@ def decode(
         raise reject("too_large", "file size", len(data), f"at most {source.limits.max_file_bytes} bytes")
     if not data:
         raise reject("truncated", "file size", "0 bytes", "a file with an episode")
-    return read(data, source)
+    with np.errstate(all="ignore"):  # what overflows becomes infinite, and is refused by name
+        return read(data, source)
 
 
 def _reader(name: str) -> Reader:
-    extension = PurePosixPath(name).suffix.lower()
+    extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a tenth of the time of a small file
     if extension not in _READERS:
         accepted = f"a name that ends with {' or '.join(_READERS)}"
         raise reject("unknown_format", "file name", ascii(name), accepted)

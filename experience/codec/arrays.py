@@ -14,7 +14,7 @@ Array = NDArray[Any]
 def to_obs(array: Array, shape: tuple[int, ...] | None) -> Array:
     """Return [rows, *shape] float32, or uint8 as it came; flat rows take the declared ``shape``."""
     _check_numeric("obs", array)
-    result = _copy(array, np.uint8) if array.dtype == np.uint8 else _to_float32("obs", array)
+    result = _native(array, np.uint8) if array.dtype == np.uint8 else _to_float32("obs", array)
     if shape is not None and result.shape[1:] != shape:
         if np.prod(result.shape[1:], dtype=object) != np.prod(shape, dtype=object):
             found = f"rows of shape {list(result.shape[1:])}"
@@ -53,13 +53,15 @@ def _to_discrete(array: Array, space: Mapping[str, Any] | None) -> Array:
 def to_reward(array: Array) -> Array:
     """Return [T] float64."""
     _check_numeric("reward", array)
-    return _copy(_to_vector("reward", array, "shape [T]"), np.float64)
+    return _native(_to_vector("reward", array, "shape [T]"), np.float64)
 
 
 def to_logp(array: Array) -> Array:
     """Return [T] float64; vectors of one log-probability a dimension are refused."""
     _check_numeric("logp", array)
-    return _copy(_to_vector("logp", array, "shape [T]: one log-probability for the whole action"), np.float64)
+    return _native(
+        _to_vector("logp", array, "shape [T]: one log-probability for the whole action"), np.float64
+    )
 
 
 def to_mask(array: Array) -> Array:
@@ -67,12 +69,12 @@ def to_mask(array: Array) -> Array:
     _check_numeric("mask", array)
     if array.ndim != 2:  # noqa: PLR2004 - two axes
         raise reject("bad_shape", "mask", f"shape {list(array.shape)}", "shape [T, N], one entry an action")
-    result = array.astype(np.bool_)
-    if array.dtype.kind != "b" and (array != result).any():
-        raise reject(
-            "bad_value", "mask", str(array[array != result][0]), "true (or 1) where allowed, else false"
-        )
-    return result
+    numbers = array.view(np.uint8) if array.dtype.kind == "b" else array  # a byte may be more than a bool's 1
+    valid = numbers.max() <= 1 if numbers.dtype == np.uint8 else bool(np.isin(numbers, (0, 1)).all())
+    if not valid:
+        found = f"{numbers.min()} to {numbers.max()}"
+        raise reject("bad_value", "mask", found, "true (or 1) where allowed, else false (or 0)")
+    return _native(array, np.bool_)
 
 
 def to_policy_version_step(array: Array) -> Array:
@@ -135,27 +137,29 @@ def _to_vector(field: str, array: Array, accepted: str) -> Array:
 
 def _to_int64(field: str, array: Array) -> Array:
     if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            whole = np.abs(array) < 2.0**53
-            whole &= array == np.floor(array)
+        numbers = _native(array, np.float64)
+        whole = (np.abs(numbers) < 2.0**53) & (numbers == np.floor(numbers))
         if not whole.all():
             reason = "bad_dtype" if np.isfinite(array).all() else "not_finite"
             raise reject(reason, field, str(array[~whole][0]), "integers")
     elif array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
         raise reject("bad_value", field, int(array.max()), "integers that fit int64")
-    return _copy(array, np.int64)
+    return _native(array, np.int64)
 
 
 def _to_float32(field: str, array: Array) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = _copy(array, np.float32)
-    bad = ~np.isfinite(result)
-    if bad.any():
+    result = _native(array, np.float32)
+    finite = np.isfinite(result)
+    if not finite.all():
+        bad = ~finite
         step = int(np.argwhere(bad)[0][0])
         raise reject("not_finite", f"{field}[{step}]", str(array[bad][0]), "finite numbers that fit float32")
     return result
 
 
-def _copy(array: Array, dtype: type[np.generic]) -> Array:
-    """Own memory, native byte order, C order: what the file's bytes were aligned to does not matter."""
-    return np.array(array, dtype=dtype, order="C", copy=True)
+def _native(array: Array, dtype: type[np.generic]) -> Array:
+    """Native byte order, C order, aligned; the file's own bytes where they are that already."""
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned and array.dtype.isnative:
+        return array
+    return np.array(array, dtype, order="C")

@@ -57,6 +57,7 @@ def assemble(
         name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns
     }
     check_mask(steps.get("mask"), action)
+    _check_bytes([obs, action, *steps.values()], source.limits.max_decoded_bytes)
     return Episode(
         obs=obs,
         action=action,
@@ -69,6 +70,12 @@ def assemble(
         **steps,
         **values,
     )
+
+
+def _check_bytes(arrays: list[Array], limit: int) -> None:
+    total = sum(array.nbytes for array in arrays)
+    if total > limit:
+        raise reject("too_large", "decoded size", f"{total} bytes", f"at most {limit} bytes")
 
 
 def _append(obs: Array, final_obs: Array, shape: tuple[int, ...] | None) -> Array:

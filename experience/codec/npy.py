@@ -82,7 +82,8 @@ def _header(header: bytes, field: str) -> tuple[np.dtype[Any], bool, tuple[int, 
         dtype = np.dtype(descr)
     except (TypeError, ValueError) as error:
         raise reject("bad_dtype", field, f"dtype {descr!r}", "numbers, such as <f4 or <i8") from error
-    if dtype.hasobject or dtype.fields or dtype.subdtype:
+    unportable = dtype.kind == "f" and dtype.itemsize > 8  # noqa: PLR2004 - float64; long double differs by machine
+    if dtype.hasobject or dtype.fields or dtype.subdtype or unportable:
         raise reject("bad_dtype", field, f"dtype {descr!r}", "numbers, such as <f4 or <i8")
     return dtype, fortran, shape
 

@@ -74,12 +74,13 @@ def _text(field: str, array: Array) -> str:
     accepted = "JSON text: a str array, or UTF-8 as bytes or uint8"
     try:
         if array.dtype.kind == "U" and array.size == 1:
-            return str(array.reshape(-1)[0])
+            # NumPy makes Python text of any four bytes; the codec refuses what is no Unicode.
+            return array.astype(array.dtype.newbyteorder("<")).tobytes().decode("utf-32-le").rstrip("\0")
         if array.dtype.kind == "S" and array.size == 1:
             return bytes(array.reshape(-1)[0]).decode()
         if array.dtype == np.uint8:
             return array.tobytes().decode()
-    except (ValueError, SystemError) as error:
+    except UnicodeDecodeError as error:
         raise reject("malformed", field, f"no Unicode text: {error}", accepted) from error
     raise reject("bad_dtype", field, f"dtype {array.dtype}, shape {list(array.shape)}", accepted)
 
@@ -111,4 +112,4 @@ def _json_value(name: str, array: Array) -> Any:
         raise reject("bad_dtype", name, found, "numbers that are there")
     if not np.isfinite(array).all():
         raise reject("not_finite", name, str(array[~np.isfinite(array)][0]), "finite numbers")
-    return (array.astype(np.float64) if array.dtype.kind == "f" else array).tolist()
+    return array.tolist()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from experience.codec.contract import Limits
 from experience.errors import InputError, reject
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 _END = struct.Struct("<4s4H2LH")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -23,6 +23,7 @@ _MAX_COMMENT_BYTES = 65_535
 _ZIP64 = 0xFFFFFFFF
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
 _STORED, _DEFLATED = 0, 8
+_SLICE_BYTES = 2**16
 _ACCEPTED = "a zip file as numpy.savez writes it"
 
 
@@ -154,11 +155,25 @@ def _unpack(packed: memoryview, entry: _Entry, name: str) -> Buffer:
         return packed
     if entry.method != _DEFLATED:
         raise _malformed(name, f"compression method {entry.method} (stored and deflated are accepted)")
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = inflater.decompress(packed, entry.n_bytes + 1)
-    except zlib.error as error:
+        return _inflate(packed, entry.n_bytes)
+    except (zlib.error, ValueError) as error:
         raise _malformed(name, f"not deflated data: {error}") from error
-    if not inflater.eof and len(content) <= entry.n_bytes:
-        raise _malformed(name, "deflated data that ends early")
+
+
+def _inflate(packed: memoryview, n_bytes: int) -> bytearray:
+    """Unpack into memory of the announced size, in slices: ``zlib.decompress`` takes twice as much."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = bytearray(n_bytes)
+    at = 0
+    for start in range(0, len(packed), _SLICE_BYTES):
+        part = inflater.decompress(packed[start : start + _SLICE_BYTES], n_bytes - at + 1)
+        if at + len(part) > n_bytes:
+            raise ValueError(f"more than the {n_bytes} bytes announced")
+        content[at : at + len(part)] = part
+        at += len(part)
+        if inflater.eof:
+            break
+    if at < n_bytes or not inflater.eof:
+        raise ValueError(f"{at} bytes of the {n_bytes} announced")
     return content

@@ -26,9 +26,7 @@ def message(make_episode):
         extensions={"ext.x": [1, None]},
     )
     problem = Problem(reason="bad_shape", field="obs", value="é", accepted="rows", index=1)
-    return Message(
-        job=7, mtime_s=12.5, decoded=Decoded(episodes=(make_episode(), full), problems=(problem,))
-    )
+    return Message(job=7, mtime_s=12.5, decoded=Decoded(episodes=(make_episode(), full), problems=(problem,)))
 
 
 def frame(message):
