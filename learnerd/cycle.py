@@ -153,10 +153,10 @@ class Cycle:
         except (VersionPruned, VersionDamaged):
             return []  # older than any claim left over, or learned again from the archive
 
-    def publish_initial(self, spec: PolicySpec) -> Checkpoint:
-        """Publish the initial weights as version 1 when the store is empty; return the head."""
-        head = self._store.head()
-        if head is None:
+    def begin(self) -> Checkpoint | None:
+        """Return the head; publish the initial weights when there is none and the config names the spaces."""
+        head, spec = self._store.head(), configured_spec(self._config)
+        if head is None and spec is not None:
             base = initial_checkpoint(spec, seed=self._config.learner.seed)
             record = {
                 "seed": self._config.learner.seed,
@@ -166,6 +166,8 @@ class Cycle:
             head = self._store.publish(
                 Delta(weights={}), base=base, writer=self._config.daemon.name, episodes=[], record=record
             )
+        if head is not None:
+            self._gate.learn_spec(head.spec)
         return head
 
     def _base(self, arrivals: Sequence[Arrival]) -> tuple[Checkpoint | None, list[Arrival]]:
@@ -241,3 +243,17 @@ class Cycle:
             return self._store.load(version)
         except StoreError:
             return None
+
+
+def configured_spec(config: Config) -> PolicySpec | None:
+    """Return the policy that ``[policy]`` describes; None when it leaves a space to the first episodes."""
+    action = config.policy.action_space()
+    if config.policy.observation_shape is None or action is None:
+        return None
+    return PolicySpec(
+        observation_shape=config.policy.observation_shape,
+        action=action,
+        hidden=config.policy.hidden,
+        activation=config.policy.activation,
+        normalize=config.policy.normalize,
+    )

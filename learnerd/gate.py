@@ -50,6 +50,7 @@ class Gate:
         self._clock = clock
         self._lineage = Lineage(store)
         self._in_flight: dict[EpisodeKey, str] = {}
+        self._held: set[str] = set()
         self.verdicts = 0
         self._lock = threading.RLock()
 
@@ -68,8 +69,16 @@ class Gate:
         """Return ``arrival`` with what may be learned from; set the rest aside."""
         with self._lock:
             fresh = self._without_duplicates(arrival)
-            self._in_flight.update({episode.key: episode.row_sha256 for episode in fresh.episodes})
-            return self.judge(fresh)
+            rest = self.judge(fresh)
+            self._in_flight.update({episode.key: episode.row_sha256 for episode in rest.episodes})
+            if rest.episodes:
+                self._held.add(rest.claim.id)
+            return rest
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether ``claim`` passed and waits to be learned from."""
+        with self._lock:
+            return claim.id in self._held
 
     def judge(self, arrival: Arrival) -> Arrival:
         """Apply the rules of admission; ``sort`` does, and the first batch once its shapes are known."""
@@ -78,6 +87,9 @@ class Gate:
             verdicts = [(episode, self._verdict(episode, arrival)) for episode in arrival.episodes]
             self._refuse(arrival.claim, [(episode, problem) for episode, problem in verdicts if problem])
             rest = arrival.keeping(tuple(episode for episode, problem in verdicts if problem is None))
+            for episode, problem in verdicts:
+                if problem is not None:
+                    self._in_flight.pop(episode.key, None)
             if not rest.episodes:
                 self.finish(rest)
             return rest
@@ -104,6 +116,7 @@ class Gate:
             self.verdicts += 1
             for episode in arrival.episodes:
                 self._in_flight.pop(episode.key, None)
+            self._held.discard(arrival.claim.id)
             if not arrival.problems:
                 self._spool.finish(arrival.claim)
                 return

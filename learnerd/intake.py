@@ -114,14 +114,23 @@ class Intake:
             monotonic_s=self._clock.monotonic(),
         )
         self._backlog = Backlog(names=dict.fromkeys(file.name for file in ready))
+        self._adopt_orphans()
         self._settled_at_s = self._clock.monotonic() + self._settle_s
+
+    def _adopt_orphans(self) -> None:
+        """Take up claims of ours that nobody holds: something failed between claim and verdict."""
+        known = {retry.claim.id for retry in self._retries}
+        for claim in self._spool.resume():
+            if claim.id not in known and not self._gate.holds(claim):
+                self._retry(claim, delay_s=0.0, resumed=True)
 
     def resume(self) -> list[Arrival]:
         """Decode every claim that an earlier run left, unsorted: some may have been published.
 
         One at a time: when this process ends on one of them, only that one's attempts have been raised.
         """
-        return [arrival for claim in self._spool.resume() for arrival in self._decode([claim], resumed=True)]
+        claims = self._spool.resume()
+        return [arrival for claim in claims for arrival in self._decode([claim], resumed=True)]
 
     def take(self, room: int) -> list[Arrival]:
         """Claim, decode and sort up to ``room`` files, at most a slice; return what is to be learned."""

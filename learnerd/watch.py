@@ -4,6 +4,7 @@ import os
 import threading
 from pathlib import Path
 
+import structlog
 from watchdog.events import (
     DirMovedEvent,
     FileClosedEvent,
@@ -14,6 +15,8 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+
+log = structlog.get_logger(__name__)
 
 MAX_HINTS = 100_000
 """Names kept between two looks; more than this and only the rescan finds them."""
@@ -53,6 +56,7 @@ class SpoolWatch(FileSystemEventHandler):
         """Restart a dead observer; False when it had died."""
         if self._observer is not None and self._observer.is_alive():
             return True
+        log.warning("watch_restarted")
         self.start()
         return False
 

@@ -29,7 +29,7 @@ class Checkpoint:
             ``adam_m.<weight>``, ``adam_v.<weight>``, ``prox.<weight>`` (float32),
             ``prox_weight``, ``popart_mean``, ``popart_std``, ``baseline`` (float64 scalars, shape []).
         normalizer: observation statistics, float64.
-        counters: ``updates``, ``steps``, ``episodes``, ``adam_policy``, ``adam_value``, …; they add when merged.
+        counters: ``updates``, ``steps``, ``episodes``, ``adam_policy``, …; they add when merged.
         manifest: the manifest as written, {} when unpublished.
     """
 
@@ -83,7 +83,7 @@ class LedgerEntry:
         key: the episode's key.
         row_sha256: hex digest of its canonical row.
         source_name, source_sha256: the file that it came from.
-        claim_id: the daemon's claim of that file, so that a claim left over by a crash is told from a second deposit.
+        claim_id: the daemon's claim of that file: tells what a crash left over from a second deposit.
         policy_version: the version that acted, None if unknown.
         n_steps, total_reward: its outcome.
         ingested_at: UTC seconds.

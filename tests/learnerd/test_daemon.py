@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from policies.store import CheckpointStore
 
 from experience.archive import read_shard
 from policies.checkpoint import Delta
+from policies.store import CheckpointStore
 
 SPACES = """
 [policy]
@@ -118,7 +118,7 @@ def bad_files(site, drop):
     (site.inbox / "notes.txt").write_text("hello")
     return {
         "cut.npz": ("quarantined", "truncated", "zip directory"),
-        "huge.npz": ("quarantined", "too_large", "file"),
+        "huge.npz": ("quarantined", "too_large", "file size"),
         "pickled.npz": ("quarantined", "pickled", "obs"),
         "nan.npz": ("quarantined", "not_finite", "reward[1]"),
         "wide.npz": ("refused", "observation_width", "obs"),

@@ -134,7 +134,7 @@ def test_a_daemon_that_ends_ends_the_demo_with_its_log(tmp_path):
     [
         (("--dir", "full"), "not empty"),
         (("--plot", "missing/curve.png"), "there is no folder missing"),
-        (("--rate", "nan"), "nan"),
+        (("--rate", "inf"), "finite"),
         (("--timeout", "0"), "--timeout"),
         (("--seed", "-1"), "--seed"),
     ],

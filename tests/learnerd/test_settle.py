@@ -1,5 +1,4 @@
 from experience.spool import Waiting
-
 from learnerd.settle import Settling
 
 

@@ -1,0 +1,140 @@
+"""Reporter: what the daemon tells the world: log lines, alarms, the status file, the service manager."""
+
+import json
+
+import structlog
+
+from experience.spool import Spool
+from learnerd.config import Config
+from learnerd.cycle import CycleReport
+from learnerd.gate import Gate
+from learnerd.notify import Notifier
+from learnerd.status_file import write_status
+from learnerd.telemetry import Telemetry
+from policies.spec import PolicySpec
+
+log = structlog.get_logger(__name__)
+
+
+class Reporter:
+    """Turns events of the loop into words.
+
+    Args:
+        config: where the status file is.
+        telemetry: the figures.
+        spool, gate: sizes and verdicts.
+        notifier: the service manager.
+    """
+
+    def __init__(
+        self, config: Config, *, telemetry: Telemetry, spool: Spool, gate: Gate, notifier: Notifier
+    ) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._spool = spool
+        self._gate = gate
+        self._notifier = notifier
+
+    def ready(self, *, resumed: int) -> None:
+        """The first scan is done."""
+        self._telemetry.state = "running"
+        self.write_status()
+        self._notifier.ready(self._summary())
+        head = self._telemetry.head
+        log.info(
+            "ready",
+            version=None if head is None else head.version,
+            device=self._telemetry.device,
+            resumed=resumed,
+            spool=str(self._config.paths.spool),
+        )
+
+    def draining(self) -> None:
+        """A stop was asked for."""
+        if self._telemetry.state == "running":
+            self._telemetry.state = "draining"
+            self._notifier.stopping("draining")
+            log.info("draining")
+            self.write_status()
+
+    def stopped(self) -> None:
+        """The end."""
+        self._telemetry.state = "stopped"
+        self.write_status()
+
+    def clock_stepped(self, jump_s: float) -> None:
+        """The wall clock was set."""
+        log.warning("clock_stepped", seconds=round(jump_s, 1))
+
+    def cycle(self, report: CycleReport) -> None:
+        """A cycle ended: figures, alarms, one line."""
+        self._telemetry.note(report)
+        self._telemetry.clear_alarm("publish_failed")
+        if report.diverged:
+            self._diverged(report)
+        if report.inferred is not None:
+            self._inferred(report.inferred)
+        if report.published is not None:
+            self._published(report)
+        self.write_status()
+
+    def failure(self, alarm: str, error: Exception, remedy: str, *, unexpected: bool = False) -> None:
+        """Something went wrong; what it concerns is kept, or set aside, by the caller."""
+        log.error(alarm, error=str(error), kind=type(error).__name__, exc_info=error if unexpected else None)
+        self._telemetry.raise_alarm(alarm, f"{type(error).__name__}: {error}", remedy)
+
+    def recovered(self, alarm: str) -> None:
+        """What an alarm was about works again."""
+        self._telemetry.clear_alarm(alarm)
+
+    def write_status(self) -> None:
+        """Write the status file; a full disk must not end the daemon."""
+        document = self._telemetry.document(self._spool, self._gate.counts())
+        try:
+            write_status(self._config.paths.state, document)
+        except OSError as error:
+            log.warning("status_not_written", error=str(error))
+        self._notifier.status(self._summary())
+
+    def _published(self, report: CycleReport) -> None:
+        assert report.published is not None
+        assert report.learned is not None
+        episodes, updates = report.learned.episodes, report.learned.reports
+        log.info(
+            "published",
+            version=report.published.version,
+            episodes=len(episodes),
+            steps=sum(update.n_steps for update in updates),
+            updates=len(updates),
+            return_mean=round(sum(episode.total_reward for episode in episodes) / len(episodes), 3),
+            loss=round(updates[-1].loss, 5),
+            ess=round(updates[-1].ess_fraction, 3),
+            update_s=round(report.update_s, 4),
+            publish_s=round(report.publish_s, 4),
+        )
+
+    def _diverged(self, report: CycleReport) -> None:
+        log.error("diverged", what=report.diverged, files=len(report.arrivals))
+        self._telemetry.raise_alarm(
+            "diverged",
+            f"an update became non-finite: {report.diverged}",
+            "its episodes are in refused/diverged; look at their rewards and observations",
+        )
+
+    def _inferred(self, spec: PolicySpec) -> None:
+        if self._config.policy.observation_shape is not None and self._config.policy.action is not None:
+            return
+        shapes = json.dumps({"observation_shape": spec.observation_shape, "action": spec.action.to_json()})
+        log.warning("policy_inferred", shapes=shapes)
+        self._telemetry.raise_alarm(
+            "policy_inferred",
+            f"shapes were taken from the first episodes: {shapes}",
+            "name observation_shape and action under [policy] if this is not what you meant",
+            level="notice",
+        )
+
+    def _summary(self) -> str:
+        head = self._telemetry.head
+        if head is None:
+            return "no version yet"
+        return f"version {head.version}, {head.counters.get('episodes', 0)} episodes learned"
