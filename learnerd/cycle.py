@@ -141,7 +141,7 @@ class Cycle:
         for version in sorted({hit.version for hit in hits.values()}):
             entries = [(entry.claim_id, entry.key) for entry in self._entries(version)]
             own = [name for name in entries if name in claimed]
-            if own and self._spool.archived(version) is None:
+            if own:
                 episodes = [claimed[name] for name in own]
                 self._spool.archive(version, episodes, published_at=self._store.load(version).saved_at)
             found.update(own)

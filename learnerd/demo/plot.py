@@ -36,7 +36,7 @@ def _draw(axes: Any, curve: Curve, started_at_s: float) -> None:
     seconds = [episode.at_s - started_at_s for episode in curve.episodes]
     returns = [episode.total_reward for episode in curve.episodes]
     axes.plot(
-        seconds, returns, ".", color=DOTS, markersize=3.5, alpha=0.35, markeredgewidth=0, label="one episode"
+        seconds, returns, ".", color=DOTS, markersize=3.5, alpha=0.5, markeredgewidth=0, label="one episode"
     )
     axes.plot(seconds, curve.means, color=LINE, linewidth=2.2, label=f"mean of the last {WINDOW_EPISODES}")
     axes.axhline(TARGET_RETURN, color=TARGET, linewidth=1.2, linestyle=(0, (5, 3)))
