@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experience.decoder import Decoder
-from experience.errors import reject
+from experience.errors import DecoderDied, reject
 from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
@@ -147,7 +147,7 @@ class Loop:
         """Look, but let a full or failing disk pass: a later scan finds whatever was left half done."""
         try:
             self._look()
-        except (OSError, StoreError) as error:
+        except (OSError, StoreError, DecoderDied) as error:
             self._next_scan_s = self._clock.monotonic() + self._config.schedule.rescan_s
             remedy = "free space, or mend spool and state; nothing is lost meanwhile"
             self._reporter.failure("intake_failed", error, remedy)
