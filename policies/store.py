@@ -237,13 +237,12 @@ class CheckpointStore:
             keep_last=keep_last, keep_every=keep_every, keep_minutes=keep_minutes, keep_bytes=keep_bytes
         )
         with _as_store_error("versions cannot be pruned"):
-            head = self._catalog.head()
-            if head is None:
+            if self._catalog.head() is None:
                 return []
             with self._publisher.locked("retention"):
-                chosen = self._choose(head, policy, now_s)
+                chosen, lineage = self._choose(policy, now_s)
                 if chosen:
-                    self._ledger.compact(chosen[-1], Lineage.of(head))
+                    self._ledger.compact(chosen[-1], lineage)
                 for version in chosen:
                     self._remove(version)
                 self._ledger.runs.join()
@@ -259,11 +258,9 @@ class CheckpointStore:
         """
         with _as_store_error("CURRENT cannot be repaired"):
             head = self._catalog.head()
-            named = read_current(self._state_dir)
-            if head is not None and named != head.version:
+            if head is not None and read_current(self._state_dir) != head.version:
                 with self._publisher.locked("retention"):
-                    if named is not None and named > max(self._catalog.scan()):
-                        self._ledger.compact(named, Lineage.of(head))  # its number stays used
+                    self._keep_used()
                 with self._publisher.locked("publish"):
                     self._publisher.point_to_head(backwards=True)
             return read_current(self._state_dir)
@@ -284,6 +281,12 @@ class CheckpointStore:
         """Tell apart what was never published from what is gone."""
         if not 0 < version <= self._catalog.highest_used():
             raise NotAVersion(version=version)
+
+    def _keep_used(self) -> None:
+        """Note the number that CURRENT names as used, where its directory is gone."""
+        named = read_current(self._state_dir)
+        if named is not None and named > max(self._catalog.scan(), default=0):
+            self._ledger.compact(named, Lineage.of(self._catalog.head()))
 
     def _pins(self) -> set[int]:
         try:
@@ -327,24 +330,32 @@ class CheckpointStore:
             self._measured[version] = stored
         return self._measured[version]
 
-    def _choose(self, head: Checkpoint, policy: retention.Policy, now_s: float) -> list[int]:
+    def _choose(self, policy: retention.Policy, now_s: float) -> tuple[list[int], Lineage]:
+        """What to remove, and the lineage whose ids to keep.
+
+        The head is taken after the numbers: it may be newer than all of them, never older, so that the ids
+        of everything removed are within its lineage.
+        """
         numbers = self._catalog.scan()
-        self._ledger.refresh(Lineage.of(head))
+        lineage = Lineage.of(self._catalog.head())
+        self._ledger.refresh(lineage)
         self._measured = {number: self._measured[number] for number in numbers if number in self._measured}
         protected = {
-            head.version,
+            lineage.head,
             read_current(self._state_dir) or 0,
             *numbers[-2:],
+            *(number for number in numbers if number > lineage.head),
             *self._ledger.unreadable,
         }
         measured = (self._measure(number) for number in numbers)
-        return retention.choose(
+        chosen = retention.choose(
             [stored for stored in measured if stored is not None],
             policy,
             protected=protected,
             pinned=self._pins(),
             now_s=now_s,
         )
+        return chosen, lineage
 
     def _remove(self, version: int) -> None:
         """Take a version away in one rename, so that no reader sees half of it."""

@@ -130,9 +130,9 @@ def successor(
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a version's files into an empty folder, durably."""
     for name, data in files.items():
-        path = folder / name
-        path.write_bytes(data)
-        fsync_file(path)
+        (folder / name).write_bytes(data)
+    for name in files:  # after all writes, so that the disk can take them together
+        fsync_file(folder / name)
     fsync_folder(folder)
 
 

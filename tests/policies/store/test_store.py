@@ -374,6 +374,23 @@ def test_another_process_prunes_under_a_sleeper(state):
     assert added(publish(sleeper, base, 100)) == 122.0
 
 
+def test_what_is_published_during_a_prune_keeps_its_ids(state, monkeypatch):
+    pruner, busy = CheckpointStore(state), CheckpointStore(state)
+    chain(pruner, 3)
+    scan = pruner._catalog.scan
+
+    def overtaken():
+        chain(busy, 5, base=busy.head())
+        return scan()
+
+    pruner.head()
+    monkeypatch.setattr(pruner._catalog, "scan", overtaken)
+    pruner.prune(keep_last=1, now_s=time.time() + 9, **FOREVER)
+    monkeypatch.undo()
+    names = [f"e{i}" for i in range(1, 9)]
+    assert learned(CheckpointStore(state), *names) == {name: int(name[1:]) for name in names}
+
+
 @pytest.mark.parametrize("content", [None, b"", b"0000", b"00000002\n", b"00000009\n"])
 def test_current_is_repaired(state, content):
     chain(CheckpointStore(state), 3)
