@@ -97,7 +97,7 @@ def _young(_episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
 
 
 def acting_versions(episode: Episode) -> list[int]:
-    """Return the versions that acted in ``episode``, ascending; [] when none of ours did, or it does not say."""
+    """Return the versions that acted, ascending; [] when none of ours did, or the episode does not say."""
     if episode.policy_version_step is not None:
         return [int(version) for version in np.unique(episode.policy_version_step) if version > 0]
     return [episode.policy_version] if episode.policy_version else []

@@ -101,7 +101,7 @@ class Policy(Table):
     )
     hidden: Widths = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
-    normalize: bool = False
+    normalize: bool = True
 
     def action_space(self) -> "ActionSpace | None":
         """The action space as the policies package has it; None when left out."""

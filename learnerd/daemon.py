@@ -11,7 +11,6 @@ from filelock import FileLock, Timeout
 from experience.admission import Rules
 from experience.codec import Limits
 from experience.decoder import Decoder
-from experience.durable import write_atomic
 from experience.outcomes import Outcomes
 from experience.spool import Spool
 from learnerd.clock import Clock
@@ -22,6 +21,7 @@ from learnerd.gate import Gate
 from learnerd.loop import Loop, Mode
 from learnerd.threads import thread_count
 from policies.merge import MergeSettings
+from policies.publishing import write_merge_settings
 from policies.spec import PolicySpec
 from policies.store import CheckpointStore
 
@@ -54,7 +54,7 @@ def _build(config: Config, mode: Mode) -> Iterator[Loop]:
     clock = Clock(remember_s=config.admission.max_age_s)
     state = config.paths.state
     merging = MergeSettings(**config.merge.model_dump(), daemon=config.daemon.name)
-    write_atomic(state / "merge.json", json.dumps(merging.to_json()).encode())
+    write_merge_settings(state, merging)
     store = CheckpointStore(state)
     store.sweep()
     store.repair_current()

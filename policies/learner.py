@@ -23,8 +23,8 @@ DEVICES = ("cpu", "cuda")
 class Learner:
     """Trains from one version on; several updates may go into one delta.
 
-    The observation statistics are the base version's throughout; what a batch adds to them counts from the
-    next version on.
+    The observation statistics are the base version's throughout (the first batch's, when it has none); what a
+    batch adds to them counts from the next version on.
 
     Args:
         checkpoint: the base version.

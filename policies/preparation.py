@@ -15,6 +15,7 @@ from policies.epochs import CHUNK_ROWS, check_finite
 from policies.estimates import Estimates
 from policies.learner_state import LearnerState
 from policies.networks import Evaluation, evaluate
+from policies.normalizer import RunningStatistics
 from policies.popart import UNSCALED, ValueScale, head_change
 from policies.returns import discounted_returns
 from policies.rows import Rows
@@ -57,7 +58,7 @@ class Preparation:
     """Makes batches ready for the networks of ``state``.
 
     Args:
-        base: the version whose observation statistics are used.
+        base: the version whose observation statistics are used; one without any takes the first batch's.
         state: its value scale, value head and baseline move with every batch.
         settings: the learning rule.
         algorithm: its advantages.
@@ -76,10 +77,14 @@ class Preparation:
         self._base, self._state = base, state
         self._settings, self._algorithm = settings, algorithm
         self._device = device
+        self._statistics = base.normalizer
 
     def prepare(self, batch: Batch) -> Start:
         """Fix ratios under the policy as it is, then values and advantages."""
         check_batch(batch, self._base)
+        if self._statistics.count == 0:
+            # Nobody has acted with statistics yet: train under those that the next version will act with.
+            self._statistics = RunningStatistics.of(batch.obs.reshape(batch.n_steps, -1))
         inputs = self._inputs(batch)
         now = self._evaluate(inputs)
         entropy = float(now.entropy.mean())
@@ -135,7 +140,7 @@ class Preparation:
         spec = self._base.spec
         rows = obs.reshape(len(obs), spec.inputs)
         if spec.normalize:
-            rows = self._base.normalizer.normalize(rows)
+            rows = self._statistics.normalize(rows)
         return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
     def _evaluate(self, inputs: _Inputs) -> Evaluation:

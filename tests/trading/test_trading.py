@@ -60,9 +60,7 @@ def learn_and_evaluate(folder, seed):
 
 def write_config(folder, seed):
     folder.mkdir()
-    # The client passes prices around 1.05 and changes around 0.001 as they are: without normalization the
-    # network hardly sees them (25 pips where 120 are reached).
-    (folder / "config.toml").write_text(f"[policy]\nnormalize = true\n[learner]\nseed = {seed}\n")
+    (folder / "config.toml").write_text(f"[learner]\nseed = {seed}\n")
 
 
 @contextmanager
