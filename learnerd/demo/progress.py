@@ -17,7 +17,7 @@ from learnerd.demo.returns import TARGET_RETURN, WINDOW_EPISODES
 
 LINE_EVERY_S = 10.0
 SPARKS = "▁▂▃▄▅▆▇█"
-SPARK_CHARACTERS = 40
+SPARK_CHARACTERS = 36  # all of it fits into 80 columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Snapshot:
     Attributes:
         seconds: since the start.
         mean_return: over the last 100 episodes; None before the first.
-        means: the mean after each episode so far.
+        means: how it developed, at equal intervals.
         episodes, steps: played by both clients.
         version: the one that CURRENT names, 0 before the first.
         steps_per_s: of both clients together, lately.
@@ -104,7 +104,7 @@ def picture(snapshot: Snapshot) -> Group:
     mean = snapshot.mean_return or 0.0
     top = Table.grid(padding=(0, 2))
     top.add_row(
-        Text(f"mean return of the last {WINDOW_EPISODES} episodes"),
+        Text(f"mean return, last {WINDOW_EPISODES}"),
         ProgressBar(total=TARGET_RETURN, completed=min(mean, TARGET_RETURN), width=SPARK_CHARACTERS),
         Text(f"{mean:.1f} of {TARGET_RETURN:.0f}", style="bold"),
     )
@@ -117,7 +117,7 @@ def picture(snapshot: Snapshot) -> Group:
 
 
 def sparkline(means: Sequence[float]) -> str:
-    """The course of the mean, as one character a stretch of episodes."""
+    """The course of the mean, as one character a stretch of time."""
     count = min(len(means), SPARK_CHARACTERS)
     picked = [means[(i + 1) * len(means) // count - 1] for i in range(count)]
     return "".join(SPARKS[min(int(mean / TARGET_RETURN * len(SPARKS)), len(SPARKS) - 1)] for mean in picked)

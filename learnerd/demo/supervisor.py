@@ -162,6 +162,7 @@ class _Watch:
         self._settings = settings
         self._processes = processes
         self._speed = Speed()
+        self._means: list[float] = []
         self.curve = Curve()
         self.started_at_s = time.time()
         self._start_s = time.monotonic()
@@ -207,10 +208,12 @@ class _Watch:
             self._processes.check()
 
     def _snapshot(self) -> Snapshot:
+        if self.curve.mean_return is not None:
+            self._means.append(self.curve.mean_return)
         return Snapshot(
             seconds=self.seconds(),
             mean_return=self.curve.mean_return,
-            means=self.curve.means,
+            means=self._means,
             episodes=len(self.curve.episodes),
             steps=self.curve.steps,
             version=current_version(self._settings.state),
