@@ -143,6 +143,10 @@ def _check_identity(episode: Episode) -> None:
         text = getattr(episode, name)
         if not isinstance(text, str) or len(text) > MAX_ID_CHARACTERS or not text.isprintable():
             raise reject("bad_value", name, text, f"printable text of at most {MAX_ID_CHARACTERS} characters")
+    for name in ("env_id", "policy_digest", "info_json", "tags"):
+        text = "".join(getattr(episode, name) or "")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise reject("bad_value", name, ascii(text), "Unicode text, without lone surrogates")
     if not episode.episode_id:
         raise reject("bad_value", "episode_id", "''", "text that is not empty")
     if episode.segment < 0:

@@ -23,6 +23,7 @@ from learnerd.reporter import Reporter
 from learnerd.status_file import read_status
 from learnerd.telemetry import Telemetry
 from learnerd.trainer import Trainer
+from learnerd.warm_up import warm_up
 from learnerd.watch import SpoolWatch
 from policies.errors import BadDelta, StoreError
 from policies.store import CheckpointStore
@@ -117,6 +118,7 @@ class Loop:
     def _start(self) -> None:
         """Watch first, then resume and scan, so that no file falls between; only then say READY."""
         self._telemetry.restore(read_status(self._config.paths.state))
+        warm_up(self._config.learner.settings(), device=self._telemetry.device)
         self._telemetry.head = self._cycle.begin()
         if self._mode != "once":
             self._watch.start()

@@ -44,5 +44,5 @@ def test_readme_holds_the_command_that_ci_runs():
         ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert found.count("\n") == 1
-    assert "pip install -e '.[test]'" in found
+    assert "-e '.[test]'" in found
     assert found.rstrip().endswith("pytest")
