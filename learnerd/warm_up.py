@@ -2,7 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet  # noqa: F401 - the first shard would load it
+import pyarrow.parquet
 
 from experience.batch import Batch
 from policies.initial import initial_checkpoint
@@ -12,7 +12,7 @@ from policies.spec import DiscreteSpace, PolicySpec
 
 
 def warm_up(settings: LearnerSettings, *, device: str) -> None:
-    """Run one update on two made-up steps and throw it away: torch and pyarrow set themselves up on first use."""
+    """Run one update on two made-up steps and throw it away: libraries set themselves up on first use."""
     pa.Table.from_pylist([{"loads": "pandas, where it is installed"}])
     spec = PolicySpec(observation_shape=(1,), action=DiscreteSpace(n=2))
     batch = Batch(
