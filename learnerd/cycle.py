@@ -174,21 +174,11 @@ class Cycle:
         head = self._store.head()
         if head is not None:
             return head, list(arrivals)
-        spec = self._first_spec([episode for arrival in arrivals for episode in arrival.episodes])
+        episodes = [episode for arrival in arrivals for episode in arrival.episodes]
+        spec = infer_spec(self._config.policy, episodes)
         self._gate.learn_spec(spec)
         kept = [fit for fit in map(self._gate.judge, arrivals) if fit.episodes]
         return initial_checkpoint(spec, seed=self._config.learner.seed), kept
-
-    def _first_spec(self, episodes: Sequence[Episode]) -> PolicySpec:
-        policy = self._config.policy
-        return infer_spec(
-            episodes,
-            hidden=policy.hidden,
-            activation=policy.activation,
-            normalize=policy.normalize,
-            observation_shape=policy.observation_shape,
-            action=policy.action_space(),
-        )
 
     def _learn(self, base: Checkpoint, arrivals: Sequence[Arrival]) -> Learned:
         episodes = [episode for arrival in arrivals for episode in arrival.episodes]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from experience.batch import Batch
 from experience.collate import collate, usable_steps
 from experience.episode import Episode
+from learnerd.config_tables import Policy
 from policies.behavior import log_probs
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.learner import Learner
@@ -20,7 +21,6 @@ from policies.report import UpdateReport
 from policies.settings import LearnerSettings
 from policies.spec import (
     ActionSpace,
-    Activation,
     ContinuousSpace,
     DiscreteSpace,
     PolicySpec,
@@ -143,26 +143,18 @@ def ledger_entries(learned: Learned, claim_of: Callable[[Episode], str]) -> list
     ]
 
 
-def infer_spec(
-    episodes: Sequence[Episode],
-    *,
-    hidden: tuple[int, ...],
-    activation: Activation,
-    normalize: bool,
-    observation_shape: tuple[int, ...] | None = None,
-    action: ActionSpace | None = None,
-) -> PolicySpec:
-    """Take the shapes that the config leaves out from the first episodes.
+def infer_spec(policy: Policy, episodes: Sequence[Episode]) -> PolicySpec:
+    """Take the shapes that ``[policy]`` leaves out from the first episodes.
 
     A space that a client declared wins; without one, integer actions give n = the largest + 1.
     """
     first = episodes[0]
     return PolicySpec(
-        observation_shape=observation_shape or first.observation_shape or first.obs.shape[1:],
-        action=action or _declared(episodes) or _seen(episodes),
-        hidden=hidden,
-        activation=activation,
-        normalize=normalize,
+        observation_shape=policy.observation_shape or first.observation_shape or first.obs.shape[1:],
+        action=policy.action_space() or _declared(episodes) or _seen(episodes),
+        hidden=policy.hidden,
+        activation=policy.activation,
+        normalize=policy.normalize,
     )
 
 

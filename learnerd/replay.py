@@ -96,16 +96,7 @@ def _start(config: Config, recorded: CheckpointStore, store: CheckpointStore) ->
 
 
 def _first(config: Config, episodes: Sequence[Episode]) -> Checkpoint:
-    policy = config.policy
-    spec = infer_spec(
-        episodes,
-        hidden=policy.hidden,
-        activation=policy.activation,
-        normalize=policy.normalize,
-        observation_shape=policy.observation_shape,
-        action=policy.action_space(),
-    )
-    return initial_checkpoint(spec, seed=config.learner.seed)
+    return initial_checkpoint(infer_spec(config.policy, episodes), seed=config.learner.seed)
 
 
 def _learn(

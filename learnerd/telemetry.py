@@ -11,8 +11,12 @@ from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
-from learnerd.status_file import new_document
+from learnerd.status_file import SECTIONS, new_document
 from policies.checkpoint import Checkpoint
+
+COUNTED = ("updates", "steps", "return_mean_100", "recent_returns")
+_LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
+"""What the last cycle's report gives; the others are counted here."""
 
 WINDOW_EPISODES = 100
 WINDOW_LATENCIES = 1000
@@ -155,17 +159,3 @@ class Telemetry:
             "update_s": self.update_s,
             "publish_s": self.publish_s,
         }
-
-
-_LEARNING_KEYS = (
-    "return_last",
-    "loss",
-    "entropy",
-    "kl",
-    "ess_fraction",
-    "staleness_mean",
-    "lr",
-    "batch_episodes",
-    "batch_steps",
-    "unlogged_steps",
-)
