@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from experience.batch import Batch
+from policies.returns import gae
+from policies.settings import LearnerSettings
+
 Float64 = NDArray[np.float64]
 
 
@@ -23,3 +27,15 @@ class Estimates:
     bootstrap: Float64
     returns: Float64
     average_return: float
+
+
+def generalized_advantages(batch: Batch, estimates: Estimates, settings: LearnerSettings) -> Float64:
+    """Return GAE on the current value [N] (Schulman et al. 2016, eq. 16)."""
+    return gae(
+        batch.reward,
+        estimates.value,
+        batch.offsets,
+        bootstrap_e=estimates.bootstrap,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+    )

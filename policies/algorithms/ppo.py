@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from experience.batch import Batch
-from policies.estimates import Estimates, Float64
+from policies.estimates import Estimates, Float64, generalized_advantages
 from policies.losses import awr_loss, clipped_loss, decoupled_loss
 from policies.networks import Evaluation
-from policies.returns import gae
 from policies.rows import Rows
 from policies.settings import LearnerSettings
 
@@ -24,14 +23,7 @@ class PPO:
 
     def advantages(self, batch: Batch, estimates: Estimates) -> Float64:
         """Return GAE on the current value; V-trace's were worse on stale episodes."""
-        return gae(
-            batch.reward,
-            estimates.value,
-            batch.offsets,
-            bootstrap_e=estimates.bootstrap,
-            gamma=self._settings.gamma,
-            gae_lambda=self._settings.gae_lambda,
-        )
+        return generalized_advantages(batch, estimates, self._settings)
 
     def policy_loss(self, rows: Rows, now: Evaluation, reference_logp: Tensor | None) -> Tensor:
         """Loss of each step [n]."""

@@ -4,10 +4,9 @@ from torch import Tensor
 
 from experience.batch import Batch
 from policies.baselines import BASELINES
-from policies.estimates import Estimates, Float64
+from policies.estimates import Estimates, Float64, generalized_advantages
 from policies.losses import reinforce_loss
 from policies.networks import Evaluation
-from policies.returns import gae
 from policies.rows import Rows
 from policies.settings import LearnerSettings
 
@@ -27,14 +26,7 @@ class Reinforce:
         if not self.trains_value:
             baseline = BASELINES[self._settings.baseline]
             return estimates.returns - baseline(estimates.returns, batch.offsets, estimates.average_return)
-        return gae(
-            batch.reward,
-            estimates.value,
-            batch.offsets,
-            bootstrap_e=estimates.bootstrap,
-            gamma=self._settings.gamma,
-            gae_lambda=self._settings.gae_lambda,
-        )
+        return generalized_advantages(batch, estimates, self._settings)
 
     def policy_loss(self, rows: Rows, now: Evaluation, reference_logp: Tensor | None) -> Tensor:
         """Loss of each step [n]."""
