@@ -37,7 +37,8 @@ def _to_unicode(text: str | None) -> str | None:
     return None if text is None else _UNSTORABLE.sub(lambda match: f"\ufffd{ord(match[0]):04x}", text)
 
 
-def _from_unicode(text: str | None) -> str | None:
+def from_unicode(text: str | None) -> str | None:
+    """Give back what ``_to_unicode`` made storable."""
     return None if text is None else _STORED.sub(lambda match: chr(int(match[1], 16)), text)
 
 
@@ -64,7 +65,7 @@ def _text(name: str) -> _Scalar:
     def pack(episode: Episode) -> str | None:
         return _to_unicode(getattr(episode, name))
 
-    return _Scalar(type=pa.string(), pack=pack, unpack=_from_unicode)
+    return _Scalar(type=pa.string(), pack=pack, unpack=from_unicode)
 
 
 def _time(name: str) -> _Scalar:
@@ -276,6 +277,6 @@ def _to_problem(fields: dict[str, Any] | None) -> Problem | None:
     if fields is None:
         return None
     restored: dict[str, Any] = {
-        name: _from_unicode(value) if isinstance(value, str) else value for name, value in fields.items()
+        name: from_unicode(value) if isinstance(value, str) else value for name, value in fields.items()
     }
     return Problem(**restored)

@@ -14,6 +14,8 @@ __all__ = ["Decoded", "Limits", "Source", "accepted_extensions", "decode"]
 _READERS: Mapping[str, str] = {
     ".npz": "experience.codec.npz",
     ".jsonl": "experience.codec.jsonl",
+    ".parquet": "experience.codec.parquet",
+    ".arrow": "experience.codec.arrow",
 }
 """Extension -> module with a function ``read``; imported on first use."""
 

@@ -105,6 +105,24 @@ def check_mask(mask: Array | None, action: Array) -> None:
         raise reject("bad_value", f"mask[{step}]", f"false for action {action[step]}", accepted)
 
 
+def last_flag(name: str, array: Array) -> bool:
+    """A scalar, or one flag a step of which only the last may be true."""
+    if (
+        array.dtype.kind not in "biuf"
+        or array.size == 0
+        or array.ndim > 1
+        or not np.isin(array, (0, 1)).all()
+    ):
+        found = f"dtype {array.dtype}, shape {list(array.shape)}"
+        raise reject("bad_value", name, found, "true or false, once or one a step")
+    flags = array.reshape(-1)
+    early = np.flatnonzero(flags[:-1])
+    if early.size:
+        found = f"true before the last of {len(flags)} steps"
+        raise reject("bad_value", f"{name}[{early[0]}]", found, "one episode")
+    return bool(flags[-1])
+
+
 TO_CANONICAL: Mapping[str, Callable[[Array], Array]] = {
     "reward": to_reward,
     "logp": to_logp,

@@ -21,7 +21,7 @@ class Limits:
         ratio_floor_bytes: no ratio is judged below this decoded size: a constant reward compresses 500-fold.
         max_json_depth: nesting of ``[`` and ``{``.
         max_number_characters: length of one JSON number.
-        max_episodes: episodes in one file.
+        max_episodes: episodes in one file; as many small ones take 3 s.
     """
 
     max_file_bytes: int = 64 * 2**20
@@ -31,7 +31,7 @@ class Limits:
     ratio_floor_bytes: int = 2**20
     max_json_depth: int = 16
     max_number_characters: int = 64
-    max_episodes: int = 100_000
+    max_episodes: int = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,15 @@ class Source:
     sha256: str
     ingested_at: float
     limits: Limits = field(default_factory=Limits)
+    _digests: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def episode_id(self, data: bytes, index: int) -> str:
         """Name an episode whose client gave no id: the same file under the same name gives the same id."""
-        digest = hashlib.sha256(self.name.encode(errors="surrogateescape"))
-        digest.update(data)
-        return f"{digest.hexdigest()}:{index}"
+        if not self._digests:  # once a file: it may hold many episodes
+            digest = hashlib.sha256(self.name.encode(errors="surrogateescape"))
+            digest.update(data)
+            self._digests.append(digest.hexdigest())
+        return f"{self._digests[0]}:{index}"
 
 
 @dataclass(frozen=True, kw_only=True)

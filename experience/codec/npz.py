@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experience.codec.arrays import Array
+from experience.codec.arrays import Array, last_flag
 from experience.codec.assemble import assemble
 from experience.codec.contract import Decoded, Source
 from experience.codec.npy import read_array
@@ -25,7 +25,7 @@ def read(data: bytes, source: Source) -> Decoded:
     """
     arrays = rename(_arrays(data, source))
     header = _meta(arrays.pop(META, None), source)
-    flags = {name: _last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
+    flags = {name: last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
     merge(flags, {name: header.pop(name) for name in _FLAGS if header.get(name) is not None})
     columns = {name: arrays.pop(name) for name in STEP_FIELDS if name in arrays}
     final_obs = arrays.pop("final_obs", None)
@@ -83,24 +83,6 @@ def _text(field: str, array: Array) -> str:
     except UnicodeDecodeError as error:
         raise reject("malformed", field, f"no Unicode text: {error}", accepted) from error
     raise reject("bad_dtype", field, f"dtype {array.dtype}, shape {list(array.shape)}", accepted)
-
-
-def _last_flag(name: str, array: Array) -> bool:
-    """A scalar, or one flag a step of which only the last may be true."""
-    if (
-        array.dtype.kind not in "biuf"
-        or array.size == 0
-        or array.ndim > 1
-        or not np.isin(array, (0, 1)).all()
-    ):
-        found = f"dtype {array.dtype}, shape {list(array.shape)}"
-        raise reject("bad_value", name, found, "true or false, once or one a step")
-    flags = array.reshape(-1)
-    early = np.flatnonzero(flags[:-1])
-    if early.size:
-        found = f"true before the last of {len(flags)} steps"
-        raise reject("bad_value", f"{name}[{early[0]}]", found, "one episode a file")
-    return bool(flags[-1])
 
 
 def _json_value(name: str, array: Array) -> Any:
