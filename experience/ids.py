@@ -15,8 +15,9 @@ _last_ticks = 0
 def uuid7(now_s: float | None = None) -> str:
     """Return a new UUID version 7 as text.
 
-    Within a process they ascend strictly, also when the clock is set back, so that claims sort in the order
-    in which they were made. With ``now_s`` given they follow that time alone.
+    Within a process they ascend strictly, so that claims sort in the order in which they were made, unless
+    the clock is set back by more than a second: then they follow it, because ages are told from them. With
+    ``now_s`` given they follow that time alone.
 
     Args:
         now_s: seconds since 1970; None reads the clock.
@@ -37,5 +38,6 @@ def uuid7_time_s(text: str) -> float:
 def _next_ticks() -> int:
     global _last_ticks  # noqa: PLW0603 - the order holds for the whole process
     with _lock:
-        _last_ticks = max(time.time_ns() * 4096 // 1_000_000, _last_ticks + 1)
+        now = time.time_ns() * 4096 // 1_000_000
+        _last_ticks = now if _last_ticks - now > _TICKS_PER_S else max(now, _last_ticks + 1)
         return _last_ticks

@@ -19,6 +19,9 @@ Verdict = Literal["refused", "quarantined"]
 FOLD_BYTES = 16 * 1024 * 1024
 """About 50,000 records: a tenth of a second to read at start."""
 
+RECENT_CLAIMS = 4096
+"""Finished claims whose keys are still known: more than a batch that fails and is finished again holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -60,11 +63,23 @@ class Outcomes:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._folder_synced = False
+        self._finished: dict[str, None] = {}
+        self._keys: dict[str, set[str]] = {}
+        self._size_bytes = 0
+        self._counts = _no_counts()
         self._load()
 
     def known(self, key: str) -> bool:
-        """Whether ``key`` has a verdict already."""
-        return key in self._keys
+        """Whether ``key`` has a verdict already, and its claim was not forgotten."""
+        return key in self._keys.get(_claim_of(key), ())
+
+    def forget(self, claim_id: str) -> None:
+        """A claim is gone for good: its keys need not be remembered for long, only their counts."""
+        if claim_id in self._keys:
+            self._finished[claim_id] = None
+        while len(self._finished) > RECENT_CLAIMS:
+            oldest = next(iter(self._finished))
+            del self._finished[oldest], self._keys[oldest]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return {"refused": {reason: n}, "quarantined": {reason: n}}, reasons in alphabetical order."""
@@ -78,7 +93,7 @@ class Outcomes:
         """
         fresh: dict[str, Outcome] = {}
         for outcome in outcomes:
-            if outcome.key not in self._keys:
+            if not self.known(outcome.key):
                 fresh.setdefault(outcome.key, outcome)
         if not fresh:
             return
@@ -91,17 +106,19 @@ class Outcomes:
         """Compact a file above ``above_bytes``: records of claims that are gone become totals.
 
         Args:
-            present: ids of the claims that may still be judged again.
+            present: ids of the claims that may still be judged again; keys of all others are forgotten.
             above_bytes: smaller files are left alone.
 
         Returns:
             Whether it was compacted.
         """
+        kept_claims = {*present, *self._finished}
         if self._size_bytes <= above_bytes:
+            self._keys = {claim: keys for claim, keys in self._keys.items() if claim in kept_claims}
             return False
         kept: dict[str, dict[str, Any]] = {}
         for record in _records(self._path.read_bytes()[: self._size_bytes])[0]:
-            if "totals" not in record and record["key"].partition("/")[0] in present:
+            if "totals" not in record and _claim_of(record["key"]) in kept_claims:
                 kept.setdefault(record["key"], record)
         totals = {verdict: counter.copy() for verdict, counter in self._counts.items()}
         for record in kept.values():
@@ -109,6 +126,7 @@ class Outcomes:
         lines = [{"totals": totals}, *kept.values()]
         write_atomic(self._path, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
         self._load()
+        self._finished = {claim: None for claim in self._finished if claim in self._keys}
         return True
 
     def _load(self) -> None:
@@ -116,7 +134,7 @@ class Outcomes:
             data = self._path.read_bytes()
         except FileNotFoundError:
             data = b""
-        self._keys: set[str] = set()
+        self._keys = {}
         self._counts = _no_counts()
         self._size_bytes = data.rfind(b"\n") + 1
         records, self.damaged_lines = _records(data[: self._size_bytes])
@@ -126,8 +144,8 @@ class Outcomes:
     def _count(self, record: Mapping[str, Any]) -> None:
         if "totals" in record:
             _add(self._counts, record["totals"])
-        elif record["key"] not in self._keys:
-            self._keys.add(record["key"])
+        elif not self.known(record["key"]):
+            self._keys.setdefault(_claim_of(record["key"]), set()).add(record["key"])
             self._counts[record["verdict"]][record["reason"]] += 1
 
     def _append(self, data: bytes) -> None:
@@ -149,6 +167,10 @@ class Outcomes:
             fsync_folder(self._path.parent)
             self._folder_synced = True
         self._size_bytes = end + len(data)
+
+
+def _claim_of(key: str) -> str:
+    return key.partition("/")[0]
 
 
 def _no_counts() -> dict[str, Counter[str]]:

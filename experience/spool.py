@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
@@ -93,6 +94,7 @@ class Spool:
         self._refused = self.root / "refused"
         self._quarantine = self.root / "quarantine"
         self._folder_sizes = FolderSizes()
+        self._inbox_access: tuple[int, int] | None = None
 
     def make_folders(self) -> None:
         """Create the folders that are missing, durably, also after a kill before an earlier call's fsync."""
@@ -101,6 +103,27 @@ class Spool:
             make_folder(folder)
         for folder in (self.root, *folders, self._claimed.parent):
             fsync_folder(folder)
+        status = self._inbox.stat()
+        self._inbox_access = stat.S_IMODE(status.st_mode), status.st_gid
+
+    def restore_folders(self) -> list[Path]:
+        """Make folders again that somebody removed; none when all are gone: a disk may be unmounted.
+
+        Returns:
+            Those that were missing.
+        """
+        folders = (self._inbox, self._claimed, self._work, self._archive, self._refused, self._quarantine)
+        missing = [folder for folder in folders if not folder.is_dir()]
+        if len(missing) == len(folders):
+            return []
+        for folder in missing:
+            make_folder(folder)
+            if folder == self._inbox and self._inbox_access is not None:
+                mode, group = self._inbox_access
+                with contextlib.suppress(OSError):
+                    os.chown(folder, -1, group)
+                    folder.chmod(mode)
+        return missing
 
     def waiting(self) -> list[Waiting]:
         """List the inbox, oldest change first, without names that begin with a dot."""

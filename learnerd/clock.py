@@ -1,14 +1,24 @@
 """Clock: wall time for records, monotonic time for waiting, and what to do when the two part."""
 
+import contextlib
+import json
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from experience.durable import write_atomic
 
 JUMP_S = 60.0
 """Wall and monotonic clock parting by more than this is a step of the clock, not drift."""
 
+MEMORY = "clock.json"
+
 
 class Clock:
     """Both clocks of this machine, and the allowance for ages after the wall clock was stepped.
+
+    May be used by several threads.
 
     Args:
         remember_s: for how long after a jump both bounds on age stay widened by it (``max_age_s``).
@@ -25,22 +35,52 @@ class Clock:
         self.wall = wall
         self.monotonic = monotonic
         self._remember_s = remember_s
+        self._lock = threading.Lock()
         self._offset = wall() - monotonic()
         self._jumps: list[tuple[float, float]] = []
+        self._unreported = 0.0
 
     def check(self) -> float:
-        """Notice a step of the wall clock since the last check; return it in seconds, 0.0 without one."""
-        offset = self.wall() - self.monotonic()
-        jump = offset - self._offset
-        if abs(jump) <= JUMP_S:
-            return 0.0
-        self._offset = offset
-        self._jumps.append((self.monotonic(), abs(jump)))
-        return jump
+        """Return by how many seconds the wall clock was stepped since the last check, 0.0 without a step."""
+        with self._lock:
+            self._look()
+            jump, self._unreported = self._unreported, 0.0
+            return jump
 
     @property
     def allowance_s(self) -> float:
-        """By how much both bounds on age are widened now."""
+        """By how much both bounds on age are widened now; a step of a moment ago counts already."""
+        with self._lock:
+            self._look()
+            return sum(size for _, size in self._jumps)
+
+    def recall(self, state: Path) -> None:
+        """Go on with what an earlier run since the same boot knew, so that a restart forgets no jump."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            memory = json.loads((state / MEMORY).read_bytes())
+            offset_s = float(memory["offset_s"])
+            jumps = [(float(at), float(size)) for at, size in memory["jumps"]]
+            if memory["boot"] == _boot():
+                with self._lock:
+                    self._offset, self._jumps = offset_s, jumps
+
+    def remember(self, state: Path) -> None:
+        """Note for a later run what ``recall`` needs; monotonic time goes on as long as the machine runs."""
+        with self._lock:
+            memory = {"boot": _boot(), "offset_s": self._offset, "jumps": self._jumps}
+        with contextlib.suppress(OSError):
+            write_atomic(state / MEMORY, json.dumps(memory).encode(), sync=False)
+
+    def _look(self) -> None:
         now = self.monotonic()
+        offset = self.wall() - now
+        jump = offset - self._offset
+        if abs(jump) > JUMP_S:
+            self._offset = offset
+            self._unreported += jump
+            self._jumps.append((now, abs(jump)))
         self._jumps = [(at, size) for at, size in self._jumps if now - at <= self._remember_s]
-        return sum(size for _, size in self._jumps)
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -75,6 +75,28 @@ class Gate:
                 self._held.add(rest.claim.id)
             return rest
 
+    def readmit(self, arrival: Arrival) -> Arrival:
+        """Return what is to be learned again of an arrival that passed before: no verdict is repeated.
+
+        What has been learned since, or is in hand from another file, is left out; the same id with another
+        row is refused.
+        """
+        with self._lock:
+            hits = self._store.lookup([episode.key for episode in arrival.episodes])
+            known = {key: hit.row_sha256 for key, hit in hits.items()}
+            rows = {e.key: known.get(e.key) or self._in_flight.get(e.key) for e in arrival.episodes}
+            conflicts = [
+                (e, _conflict(e, row))
+                for e in arrival.episodes
+                if (row := rows[e.key]) and not e.row_sha256.startswith(row)
+            ]
+            self._refuse(arrival.claim, conflicts)
+            rest = arrival.keeping(tuple(e for e in arrival.episodes if not rows[e.key]))
+            self._in_flight.update({episode.key: episode.row_sha256 for episode in rest.episodes})
+            if rest.episodes:
+                self._held.add(rest.claim.id)
+            return rest
+
     def holds(self, claim: Claim) -> bool:
         """Whether ``claim`` passed and waits to be learned from."""
         with self._lock:
@@ -113,22 +135,20 @@ class Gate:
     def finish(self, arrival: Arrival) -> None:
         """Let go of a file whose every episode has its verdict; keep one with unreadable parts aside."""
         with self._lock:
-            self.verdicts += 1
-            for episode in arrival.episodes:
-                self._in_flight.pop(episode.key, None)
-            self._held.discard(arrival.claim.id)
-            if not arrival.problems:
+            if arrival.problems:
+                self._record_problems(arrival.claim, arrival.problems)
+                self._spool.quarantine(arrival.claim, arrival.problems[0], now=self._clock.wall())
+            else:
                 self._spool.finish(arrival.claim)
-                return
-            self._record_problems(arrival.claim, arrival.problems)
-            self._spool.quarantine(arrival.claim, arrival.problems[0], now=self._clock.wall())
+            # Held until here: on an error the caller comes again, and nobody else may take the claim up.
+            self._let_go(arrival.claim, arrival.episodes)
 
     def quarantine(self, claim: Claim, problem: Problem) -> None:
         """Set an unreadable file aside with its reason."""
         with self._lock:
-            self.verdicts += 1
             self._record_problems(claim, [problem])
             self._spool.quarantine(claim, problem, now=self._clock.wall())
+            self._let_go(claim, ())
 
     def mean_staleness(self, episodes: Sequence[Episode]) -> float | None:
         """Mean distance from the head, in updates, of the versions that acted; None when no episode says."""
@@ -142,6 +162,18 @@ class Gate:
         """Refusals and quarantines by reason, since the store was begun."""
         with self._lock:
             return self._outcomes.counts()
+
+    def compact_outcomes(self) -> None:
+        """Shorten a long record of outcomes; call it from the thread that claims."""
+        with self._lock:
+            self._outcomes.fold({claim.id for claim in self._spool.resume()})
+
+    def _let_go(self, claim: Claim, episodes: Iterable[Episode]) -> None:
+        self.verdicts += 1
+        for episode in episodes:
+            self._in_flight.pop(episode.key, None)
+        self._held.discard(claim.id)
+        self._outcomes.forget(claim.id)
 
     def _without_duplicates(self, arrival: Arrival) -> Arrival:
         hits = self._store.lookup([episode.key for episode in arrival.episodes])

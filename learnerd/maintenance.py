@@ -36,7 +36,7 @@ def prune_store(store: CheckpointStore, config: Config, clock: Clock) -> list[in
         keep_every=config.store.keep_every,
         keep_minutes=config.store.keep_minutes,
         keep_bytes=config.store.keep_bytes,
-        now_s=clock.wall(),
+        now_s=clock.wall() - clock.allowance_s,  # a step forward makes no version older
     )
 
 

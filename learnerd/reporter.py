@@ -1,6 +1,8 @@
 """Reporter: what the daemon tells the world: log lines, alarms, the status file, the service manager."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -9,6 +11,7 @@ from learnerd.config import Config
 from learnerd.cycle import CycleReport
 from learnerd.gate import Gate
 from learnerd.notify import Notifier
+from learnerd.repair import Repairs
 from learnerd.status_file import write_status
 from learnerd.telemetry import Telemetry
 from policies.spec import PolicySpec
@@ -66,6 +69,11 @@ class Reporter:
         """The wall clock was set."""
         log.warning("clock_stepped", seconds=round(jump_s, 1))
 
+    def folders_restored(self, missing: Sequence[Path]) -> None:
+        """Somebody removed folders of the spool."""
+        if missing:
+            log.warning("folders_restored", folders=[str(folder) for folder in missing])
+
     def cycle(self, report: CycleReport) -> None:
         """A cycle ended: figures, alarms, one line."""
         self._telemetry.note(report)
@@ -81,11 +89,23 @@ class Reporter:
     def failure(self, alarm: str, error: Exception, remedy: str, *, unexpected: bool = False) -> None:
         """Something went wrong; what it concerns is kept, or set aside, by the caller."""
         log.error(alarm, error=str(error), kind=type(error).__name__, exc_info=error if unexpected else None)
+        is_new = alarm not in self._telemetry.alarms
         self._telemetry.raise_alarm(alarm, f"{type(error).__name__}: {error}", remedy)
+        if is_new:
+            self.write_status()
 
     def recovered(self, alarm: str) -> None:
         """What an alarm was about works again."""
-        self._telemetry.clear_alarm(alarm)
+        if alarm in self._telemetry.alarms:
+            log.info("recovered", alarm=alarm)
+            self._telemetry.clear_alarm(alarm)
+            self.write_status()
+
+    def repairs(self, repairs: Repairs) -> None:
+        """Damaged versions were found, or brought back; a notice stays once all of it is done."""
+        if repairs.message:
+            level = "alarm" if repairs.lost else "notice"
+            self._telemetry.raise_alarm("version_damaged", repairs.message, repairs.remedy, level=level)
 
     def write_status(self) -> None:
         """Write the status file; a full disk must not end the daemon."""

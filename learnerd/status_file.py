@@ -6,6 +6,7 @@ Loads neither torch, numpy nor pyarrow. The file holds the document of ``status 
 
 import contextlib
 import copy
+import errno
 import json
 import os
 import time
@@ -19,6 +20,12 @@ SCHEMA = 1
 FILE_NAME = "status.json"
 STALE_AFTER_S = 60.0
 """The daemon writes several times a minute; a minute of silence is a hang."""
+
+_BLOCK_BYTES = 4096
+_SPARE_BYTES = 2048
+"""The file is filled up with spaces, so that a few alarms more fit into the blocks that it has."""
+_READS = 3
+"""A file that is being written over may be read half new, half old."""
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "daemon": dict.fromkeys(("state", "pid", "uptime_s", "device", "config_digest")),
@@ -83,22 +90,54 @@ def new_document(
 def write_status(state: Path, document: Mapping[str, Any], *, now: float | None = None) -> None:
     """Replace ``state/status.json``; ``daemon.state`` is one of ``ALIVE``, or "stopped".
 
-    Not fsynced: after a power cut the next daemon writes it anew.
+    Not fsynced: after a power cut the next daemon writes it anew. On a full disk the old file is written
+    over, so that ``status`` can say that the disk is full.
+
+    Raises:
+        OSError: neither was possible; the old file is as it was.
     """
-    identity = _identity(os.getpid())
-    process = {"pid": os.getpid(), "written_at": time.time() if now is None else now, "identity": identity}
-    text = json.dumps({**document, "process": process}, allow_nan=True, default=_plain)
+    process = {
+        "pid": os.getpid(),
+        "written_at": time.time() if now is None else now,
+        "monotonic_s": time.monotonic() if now is None else None,
+        "identity": _identity(os.getpid()),
+    }
+    text = _without_nan(json.dumps({**document, "process": process}, allow_nan=True, default=_plain))
+    data = text.encode()
+    data += b" " * (-(len(data) + _SPARE_BYTES) % _BLOCK_BYTES + _SPARE_BYTES)
     aside = state / f".tmp-{FILE_NAME}.{os.getpid()}"
-    aside.write_text(_without_nan(text), encoding="utf-8")
-    aside.replace(state / FILE_NAME)
+    try:
+        aside.write_bytes(data)
+        aside.replace(state / FILE_NAME)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        _write_over(state / FILE_NAME, text.encode())
+
+
+def _write_over(path: Path, data: bytes) -> None:
+    """Write into the blocks that a file has already, in one call."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        room_bytes = os.fstat(file).st_size
+        if len(data) > room_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.pwrite(file, data.ljust(room_bytes), 0)
+    finally:
+        os.close(file)
 
 
 def read_status(state: Path) -> dict[str, Any] | None:
     """The document as it was written, None when there is none or it is no status document."""
-    try:
-        document = json.loads((state / FILE_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+    document = None
+    for _ in range(_READS):
+        try:
+            document = json.loads((state / FILE_NAME).read_bytes())
+            break
+        except (OSError, RecursionError):
+            return None
+        except ValueError:
+            continue
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         return None
     for name, empty in SECTIONS.items():
@@ -116,6 +155,7 @@ def live_document(config: Config, *, now: float | None = None) -> dict[str, Any]
     State, uptime, waiting files and free space are of this moment. One more entry, ``process``, is not
     part of the contract: ``written_at`` and ``silent_s`` say when the daemon wrote last, None for never.
     """
+    monotonic_s = time.monotonic() if now is None else None
     now = time.time() if now is None else now
     written = read_status(config.paths.state)
     document = new_document() if written is None else written
@@ -129,7 +169,7 @@ def live_document(config: Config, *, now: float | None = None) -> dict[str, Any]
     document["episodes"].update(_pending(config.paths.spool, now))
     document["disk"]["free_bytes"] = _free_bytes(config.paths.spool)
     written_at = process.get("written_at")
-    silent_s = max(0.0, now - written_at) if isinstance(written_at, int | float) else None
+    silent_s = _silent_s(process, now, monotonic_s if alive else None)
     if alive and silent_s is not None:
         if isinstance(document["daemon"]["uptime_s"], int | float):
             document["daemon"]["uptime_s"] += silent_s
@@ -150,6 +190,14 @@ def is_alive(document: Mapping[str, Any]) -> bool:
 def is_healthy(document: Mapping[str, Any]) -> bool:
     """Whether it runs and no alarm is worse than a notice."""
     return is_alive(document) and all(alarm.get("level") == "notice" for alarm in document["alarms"])
+
+
+def _silent_s(process: Mapping[str, Any], now: float, monotonic_s: float | None) -> float | None:
+    """Seconds since the daemon wrote; by the monotonic clock, which nobody sets, while it runs."""
+    written_s, written_at = process.get("monotonic_s"), process.get("written_at")
+    if monotonic_s is not None and isinstance(written_s, int | float):
+        return max(0.0, monotonic_s - written_s)
+    return max(0.0, now - written_at) if isinstance(written_at, int | float) else None
 
 
 def _silence(now: float, silent_s: float) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Watch: file events as hints. A rescan stays the truth; a lost event costs time, never a file."""
 
+import contextlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import structlog
@@ -22,6 +24,10 @@ MAX_HINTS = 100_000
 """Names kept between two looks; more than this and only the rescan finds them."""
 
 
+RETRY_S = 10.0
+"""Between two tries to watch when that is impossible: no inotify instance is free, or the spool is gone."""
+
+
 class SpoolWatch(FileSystemEventHandler):
     """Sets a flag when something was closed in, or renamed into, the inbox, and remembers its name.
 
@@ -40,31 +46,64 @@ class SpoolWatch(FileSystemEventHandler):
         self._lock = threading.Lock()
         self._complete: dict[str, None] = {}
         self._observer: BaseObserver | None = None
+        self._watched: tuple[int, int] | None = None
+        self._retry_at_s = 0.0
 
     def start(self) -> None:
-        """Begin to watch; call this before the first scan."""
-        self._observer = Observer()
-        self._observer.schedule(
-            self,
-            os.fspath(self._root),
-            recursive=True,
-            event_filter=[FileCreatedEvent, FileClosedEvent, FileMovedEvent, DirMovedEvent],
-        )
-        self._observer.start()
+        """Begin to watch; call this before the first scan.
+
+        Where that is impossible the rescan alone finds files, and ``ensure_alive`` tries again.
+        """
+        self._watched = self._inbox_identity()
+        try:
+            self._observer = self._observe()
+        except OSError as error:
+            self._retry_at_s = time.monotonic() + RETRY_S
+            remedy = "raise fs.inotify.max_user_instances and max_user_watches; the rescan goes on"
+            log.warning("watch_failed", error=str(error), remedy=remedy)
 
     def ensure_alive(self) -> bool:
-        """Restart a dead observer; False when it had died."""
-        if self._observer is not None and self._observer.is_alive():
+        """Restart a watch that died, or whose inbox was replaced; False when it did: rescan then."""
+        if self._lives() or (self._observer is None and time.monotonic() < self._retry_at_s):
             return True
-        log.warning("watch_restarted")
+        self.stop()
         self.start()
+        if self._observer is not None:
+            log.warning("watch_restarted")
         return False
 
     def stop(self) -> None:
         """Stop watching."""
-        if self._observer is not None and self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join(timeout=5.0)
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            _stop(observer)
+
+    def _observe(self) -> BaseObserver:
+        observer = Observer()
+        try:
+            observer.schedule(
+                self,
+                os.fspath(self._root),
+                recursive=True,
+                event_filter=[FileCreatedEvent, FileClosedEvent, FileMovedEvent, DirMovedEvent],
+            )
+            observer.start()
+        except OSError:
+            _stop(observer)
+            raise
+        return observer
+
+    def _lives(self) -> bool:
+        """All its threads run, and what it watches is still the inbox."""
+        observer = self._observer
+        return observer is not None and _runs(observer) and self._inbox_identity() == self._watched
+
+    def _inbox_identity(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._inbox)  # noqa: PTH116 - quicker than Path.stat, and called every round
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def take_complete(self) -> list[str]:
         """Return, in order of arrival, the names closed or renamed into place since the last call."""
@@ -84,3 +123,18 @@ class SpoolWatch(FileSystemEventHandler):
                 if len(self._complete) < MAX_HINTS:
                     self._complete[name] = None
         self._wake.set()
+
+
+def _runs(observer: BaseObserver) -> bool:
+    """Whether all its threads do: the dispatcher, one emitter a watch, and the reader that watchdog 7 has."""
+    emitters = observer.emitters
+    reader = getattr(observer, "_inotify_fd", None)
+    threads = [observer, *emitters, *([reader] if isinstance(reader, threading.Thread) else [])]
+    return bool(emitters) and all(thread.is_alive() for thread in threads)
+
+
+def _stop(observer: BaseObserver) -> None:
+    with contextlib.suppress(Exception):  # what is left of a watch that died must not stop the daemon
+        observer.stop()
+        if observer.is_alive():
+            observer.join(timeout=5.0)

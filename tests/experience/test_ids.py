@@ -17,11 +17,23 @@ def test_ascends_strictly_and_never_repeats():
     assert made == sorted(set(made))
 
 
-def test_ascends_while_the_clock_is_set_back(monkeypatch):
+def test_ascends_while_the_clock_is_corrected(monkeypatch):
     before = uuid7()
     real = time.time_ns
-    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 3600 * 10**9)
-    assert uuid7() > before
+    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 10**9 // 2)
+    made = [before, *(uuid7() for _ in range(100))]
+    assert made == sorted(set(made))
+
+
+def test_follows_a_clock_that_is_set_back(monkeypatch):
+    uuid7()
+    real = time.time_ns
+    monkeypatch.setattr(ids.time, "time_ns", lambda: real() - 7200 * 10**9)
+    made = [uuid7() for _ in range(100)]
+    assert abs(uuid7_time_s(made[-1]) - (time.time() - 7200)) < 60
+    assert made == sorted(set(made))
+    monkeypatch.undo()
+    assert abs(uuid7_time_s(uuid7()) - time.time()) < 60
 
 
 def test_same_time_gives_another_id():
