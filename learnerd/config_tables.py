@@ -177,8 +177,9 @@ class Admission(Table):
 class Merge(Table):
     """What happens when an online learner published in the meantime."""
 
-    weighting: Literal["none"] = "none"
+    weighting: Literal["none", "episodes", "age"] = "none"
     online_weight: Fraction = 1.0
+    half_life_s: Positive = 600.0
     drift_limit: PositiveOrZero = 0.0
 
 

@@ -21,6 +21,7 @@ from policies.spec import PolicySpec
 
 Floats = NDArray[np.float64]
 
+WEIGHTINGS = ("none", "episodes", "age")
 SMALLEST_STD = 1e-8  # of merged PopArt statistics; batch deviations are at least 0.01, so this never binds
 
 
@@ -28,25 +29,37 @@ SMALLEST_STD = 1e-8  # of merged PopArt statistics; batch deviations are at leas
 class MergeSettings:
     """``state/merge.json``: how both writers merge.
 
+    A save whose base is still the head always counts in full, and so does the daemon's: what is weighted is
+    the change of another writer's weights that has to be rebased. Counts, ledger, moments and statistics are
+    never weighted.
+
     Attributes:
-        weighting: "none": deltas add as they are.
-        online_weight: factor on the weights' change of every writer but the daemon, when its base is no
-            longer the head; 0.7 was best where it was measured, 1 loses nothing.
+        weighting: how much of such a change counts, beside ``online_weight``. "none": all of it. "episodes":
+            min(1, n_ours / n_theirs), with n_ours the episodes that the save names and n_theirs those that
+            the head has learned since the base: few episodes do not outweigh many. All of it when the save
+            names none, or nothing was learned since. "age": 2^(-age / half_life_s), with age the seconds by
+            which the head was saved later than the change: what waited long was learned about an old policy.
+        online_weight: factor in any case; 0.7 was best where it was measured, 1 loses nothing.
+        half_life_s: after how many seconds half of a change counts, with "age".
         drift_limit: a rebase over a larger relative change of the policy's weights is refused; 0: no limit.
         daemon: the daemon's writer name.
     """
 
     weighting: str = "none"
     online_weight: float = 1.0
+    half_life_s: float = 600.0
     drift_limit: float = 0.0
     daemon: str = "daemon"
 
     def __post_init__(self) -> None:
         """Check every value once."""
-        if self.weighting != "none":
-            raise ValueError(f"weighting is {self.weighting!r}; accepted: 'none'")
+        if self.weighting not in WEIGHTINGS:
+            accepted = ", ".join(map(repr, WEIGHTINGS))
+            raise ValueError(f"weighting is {self.weighting!r}; accepted: {accepted}")
         if not _is_number(self.online_weight) or not 0.0 <= self.online_weight <= 1.0:
             raise ValueError(f"online_weight is {self.online_weight!r}; accepted: a number from 0 to 1")
+        if not _is_number(self.half_life_s) or not 0.0 < self.half_life_s < math.inf:
+            raise ValueError(f"half_life_s is {self.half_life_s!r}; accepted: seconds > 0")
         if not _is_number(self.drift_limit) or not 0.0 <= self.drift_limit < math.inf:
             raise ValueError(f"drift_limit is {self.drift_limit!r}; accepted: a number >= 0 (0: no limit)")
         if not isinstance(self.daemon, str) or not self.daemon:
@@ -71,6 +84,16 @@ class MergeSettings:
     def to_json(self) -> dict[str, Any]:
         """As in ``state/merge.json``."""
         return asdict(self)
+
+
+def episodes_weight(ours: int, theirs: int) -> float:
+    """How much of a change from ``ours`` episodes counts beside ``theirs``, as ``MergeSettings`` says."""
+    return min(1.0, ours / theirs) if ours > 0 and theirs > 0 else 1.0
+
+
+def age_weight(age_s: float, half_life_s: float) -> float:
+    """How much of a change counts that is ``age_s`` older than what it is added to; all when it is newer."""
+    return float(0.5 ** (max(0.0, age_s) / half_life_s))
 
 
 class Merged(NamedTuple):

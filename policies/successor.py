@@ -27,7 +27,7 @@ from policies.manifest import (
     encode_manifest,
     encode_model,
 )
-from policies.merge import Merged, MergeSettings, apply, drift, merge
+from policies.merge import Merged, MergeSettings, age_weight, apply, drift, episodes_weight, merge
 
 ROW_DIGITS = 64
 
@@ -84,7 +84,7 @@ def successor(
         BadDelta: the head has another spec, or the sum is not finite, or the record is no JSON.
         DriftTooLarge: the settings forbid so long a rebase.
     """
-    merged, weight = _combine(save, head, settings)
+    merged, how = _combine(save, head, settings)
     counters = merged.counters
     counters["episodes"] = counters.get("episodes", 0) + len(save.episodes)
     files = {
@@ -108,7 +108,7 @@ def successor(
         "updates_total": counters.get("updates", 0),
         "adam_steps": {name: counters.get(f"adam_{name}", 0) for name in ("policy", "value")},
         "delta_counters": dict(save.delta.counters),
-        "merge": {"rebased": save.is_rebased_on(head), "weight": weight},
+        "merge": how,
         "keys": manifest_keys(save.episodes),
         "files": describe(files),
         "record": _to_json(save.record),
@@ -136,17 +136,43 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     fsync_folder(folder)
 
 
-def _combine(save: Save, head: Checkpoint | None, settings: MergeSettings) -> tuple[Merged, float]:
+def _combine(
+    save: Save, head: Checkpoint | None, settings: MergeSettings
+) -> tuple[Merged, dict[str, bool | int | float]]:
+    """The sum, and how it came about, for the manifest."""
     if head is None or not save.is_rebased_on(head):
-        return apply(save.base, save.delta), 1.0
+        return apply(save.base, save.delta), {"rebased": False, "weight": 1.0}
     if head.spec != save.base.spec:
         raise BadDelta(field="base.spec", value=save.base.spec, accepted=f"the head's, {head.spec}")
-    if settings.drift_limit > 0 and (moved := drift(save.base, head)) > settings.drift_limit:
+    moved = drift(save.base, head)
+    if 0 < settings.drift_limit < moved:
         raise DriftTooLarge(
             base=save.base.version, head=head.version, drift=moved, limit=settings.drift_limit
         )
-    weight = 1.0 if save.writer == settings.daemon else settings.online_weight
-    return merge(save.base, head, save.delta, weight=weight), weight
+    theirs = max(0, head.counters.get("episodes", 0) - save.base.counters.get("episodes", 0))
+    weight = _weight(save, head, settings, theirs=theirs)
+    how = {
+        "rebased": True,
+        "weight": weight,
+        "drift": moved,
+        "ours_episodes": len(save.episodes),
+        "theirs_episodes": theirs,
+        "ours_saved_at": save.saved_at,
+        "theirs_saved_at": head.saved_at,
+    }
+    return merge(save.base, head, save.delta, weight=weight), how
+
+
+def _weight(save: Save, head: Checkpoint, settings: MergeSettings, *, theirs: int) -> float:
+    """The factor on a rebased change of the weights, as ``MergeSettings`` says."""
+    if save.writer == settings.daemon:
+        return 1.0
+    factors = {
+        "none": 1.0,
+        "episodes": episodes_weight(len(save.episodes), theirs),
+        "age": age_weight(head.saved_at - save.saved_at, settings.half_life_s),
+    }
+    return settings.online_weight * factors[settings.weighting]
 
 
 def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from store_tools import SPEC, delta, initial, scalar
 
 from policies.checkpoint import Average, Delta
 from policies.errors import BadDelta
-from policies.merge import MergeSettings, apply, drift, merge, rescale_head
+from policies.merge import MergeSettings, age_weight, apply, drift, episodes_weight, merge, rescale_head
 from policies.normalizer import RunningStatistics
 
 NAME = "policy.0.weight"
@@ -219,6 +219,21 @@ def test_a_sum_past_float32_is_refused():
         apply(initial(), Delta(weights={NAME: full(1e39)}))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "weight"),
+    [(8, 8, 1.0), (2, 8, 0.25), (8, 2, 1.0), (0, 8, 1.0), (3, 0, 1.0), (0, 0, 1.0)],
+)
+def test_weight_by_episodes(ours, theirs, weight):
+    assert episodes_weight(ours, theirs) == weight
+
+
+@pytest.mark.parametrize(
+    ("age_s", "weight"), [(0.0, 1.0), (600.0, 0.5), (1200.0, 0.25), (-50.0, 1.0), (1e9, 0.0)]
+)
+def test_weight_by_age(age_s, weight):
+    assert age_weight(age_s, 600.0) == pytest.approx(weight, abs=1e-12)
+
+
 def test_drift_is_relative_to_the_policy_alone():
     base = initial()
     moved = {
@@ -231,7 +246,8 @@ def test_drift_is_relative_to_the_policy_alone():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"weighting": "age"}, "weighting is 'age'; accepted: 'none'"),
+        ({"weighting": "time"}, "weighting is 'time'; accepted: 'none', 'episodes', 'age'"),
+        ({"half_life_s": 0}, "half_life_s is 0"),
         ({"online_weight": 1.5}, "online_weight is 1.5"),
         ({"online_weight": True}, "online_weight is True"),
         ({"drift_limit": -1}, "drift_limit is -1"),
@@ -248,6 +264,8 @@ def test_settings_name_what_is_wrong(data, message):
 
 
 def test_settings_round_trip():
-    settings = MergeSettings(online_weight=0.7, drift_limit=0.5, daemon="bot")
+    settings = MergeSettings(
+        weighting="age", online_weight=0.7, half_life_s=9.0, drift_limit=0.5, daemon="bot"
+    )
     assert MergeSettings.from_json(settings.to_json()) == settings
     assert MergeSettings.from_json({}) == MergeSettings()

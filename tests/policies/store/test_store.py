@@ -213,10 +213,51 @@ def test_an_online_writers_change_is_scaled_when_it_is_rebased(state):
     assert added(publish(daemon, first, 10000)) == 11061.0
 
 
+def test_an_online_writers_change_is_weighted_by_the_episodes_of_both_branches(state):
+    write_merge_settings(state, MergeSettings(weighting="episodes", online_weight=0.5))
+    store = CheckpointStore(state)
+    first = chain(store, 1)
+    publish(store, first, 10, *(f"daemon-{i}" for i in range(8)))
+    online = publish(store, first, 64, "one", "two", writer="online")
+    assert added(online) == 11.0 + 0.5 * 64 * 2 / 8
+    assert online.manifest["merge"]["weight"] == 0.125
+    assert (online.manifest["merge"]["ours_episodes"], online.manifest["merge"]["theirs_episodes"]) == (2, 8)
+    many = publish(store, first, 64, *(f"online-{i}" for i in range(20)), writer="online")
+    assert added(many) == added(online) + 0.5 * 64
+    unnamed = publish(store, first, 64, writer="online")
+    assert added(unnamed) == added(many) + 0.5 * 64
+    assert added(publish(store, first, 1000, "late")) == added(unnamed) + 1000
+
+
+def test_an_online_writers_change_decays_with_its_age(state):
+    write_merge_settings(state, MergeSettings(weighting="age", half_life_s=100.0))
+    store = CheckpointStore(state)
+    first = chain(store, 1)
+    publish(store, first, 10, saved_at=5000.0)
+    online = publish(store, first, 64, writer="online", saved_at=4800.0)
+    assert added(online) == 11.0 + 64 / 4
+    assert online.manifest["merge"]["weight"] == 0.25
+    assert online.manifest["merge"]["ours_saved_at"] == online.saved_at == 4800.0
+    assert online.manifest["merge"]["theirs_saved_at"] == 5000.0
+    newer = publish(store, first, 64, writer="online", saved_at=9000.0)
+    assert added(newer) == added(online) + 64
+    daemons = publish(store, first, 64, saved_at=1000.0)
+    assert added(daemons) == added(newer) + 64
+
+
+def test_a_plain_successor_is_never_weighted(state):
+    write_merge_settings(state, MergeSettings(weighting="age", online_weight=0.5))
+    store = CheckpointStore(state)
+    first = chain(store, 1)
+    online = publish(store, first, 64, writer="online", saved_at=first.saved_at - 1e9)
+    assert added(online) == added(first) + 64
+    assert online.manifest["merge"] == {"rebased": False, "weight": 1.0}
+
+
 def test_settings_that_cannot_be_used_stop_a_publish_and_name_the_file(store, state):
     state.mkdir()
-    (state / "merge.json").write_text('{"weighting": "episodes"}')
-    with pytest.raises(StoreError, match=r"merge\.json: weighting is 'episodes'; accepted: 'none'"):
+    (state / "merge.json").write_text('{"weighting": "newest"}')
+    with pytest.raises(StoreError, match=r"merge\.json: weighting is 'newest'; accepted: 'none', 'episodes'"):
         chain(store, 1)
 
 
