@@ -3,6 +3,7 @@
 Each rule is a small pure function of one episode and the rules; the first that objects gives the reason.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,20 @@ from experience.errors import Problem, reject
 
 MAX_AHEAD_S = 300.0
 """How far ``ended_at`` may lie ahead: clocks of two machines rarely differ by more."""
+
+MAX_MAGNITUDE = 1e12
+"""Largest observation, reward, continuous action or log-probability, either sign.
+
+Observation statistics never forget: one finite but absurd value (1e38 is a common "no reading") would flatten
+all later observations for good. Prices, volumes and times in seconds stay below, and sums of a million such
+rewards, squared, stay finite in float32.
+"""
+
+MAX_INFERRED = 2**18
+"""Most numbers in an observation, and most actions, of a policy that the first episodes define.
+
+One file must not make the daemon build a network of gigabytes; a config that names the spaces may.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +71,7 @@ def admit(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
     """Say why ``episode`` is refused, or None when it is admitted."""
     for rule in (
         _complete,
+        _in_range,
         _not_ahead,
         _young,
         _known_version,
@@ -77,6 +93,19 @@ def _problem(reason: str, field: str, value: object, accepted: str) -> Problem:
 def _complete(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
     if episode.incomplete and len(episode.obs) < 2:  # noqa: PLR2004 - a step and the observation after it
         return _problem("incomplete", "obs", "1 row and no end", "an end line, or at least two observations")
+    return None
+
+
+def _in_range(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
+    for name in ("obs", "reward", "action", "logp"):
+        array = getattr(episode, name)
+        if array is None or array.dtype.kind != "f":
+            continue
+        for extreme in (array.max(), array.min()):
+            if abs(extreme) > MAX_MAGNITUDE:
+                step = int(np.argwhere(array == extreme)[0][0])
+                accepted = f"numbers from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
+                return _problem("out_of_range", f"{name}[{step}]", f"{extreme:g}", accepted)
     return None
 
 
@@ -123,6 +152,9 @@ def _fresh(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
 
 def _observation_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
     expected, found = rules.observation_shape, episode.obs.shape[1:]
+    if expected is None and math.prod(found) > MAX_INFERRED:
+        accepted = f"at most {MAX_INFERRED} numbers, unless [policy] observation_shape says so"
+        return _problem("observation_width", "obs", f"shape {list(found)}", accepted)
     if expected is None or found == expected or _pads(found, expected, rules.width):
         return None
     accepted = f"shape {list(expected)}"
@@ -137,6 +169,8 @@ def _pads(found: tuple[int, ...], expected: tuple[int, ...], width: str) -> bool
 
 def _action_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
     action = episode.action
+    if rules.n_actions is None and rules.action_size is None:
+        return _inferable(episode)
     if rules.n_actions is not None:
         accepted = f"integers 0 … {rules.n_actions - 1} ([policy] action)"
         if action.dtype.kind != "i" or action.ndim != 1:
@@ -151,6 +185,17 @@ def _action_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | Non
         value = f"{action.dtype} of shape {list(action.shape)}"
         accepted = f"floats of shape [T, {rules.action_size}] ([policy] action)"
         return _problem("action_space", "action", value, accepted)
+    return None
+
+
+def _inferable(episode: Episode) -> Problem | None:
+    """The policy's action space is not known yet, and this episode may define it."""
+    action, space = episode.action, episode.action_space or {}
+    sizes = [*space.get("shape", []), space.get("n", 0)]
+    sizes.append(1 + int(action.max()) if action.dtype.kind == "i" else action.shape[1])
+    if max(sizes) > MAX_INFERRED:
+        accepted = f"at most {MAX_INFERRED} actions, unless [policy] action says so"
+        return _problem("action_space", "action", f"{max(sizes)} actions", accepted)
     return None
 
 

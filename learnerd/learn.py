@@ -2,9 +2,10 @@
 
 import itertools
 import platform
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from policies.spec import (
     PolicySpec,
     action_space_from_json,
 )
+
+T = TypeVar("T")
 
 Behavior = Callable[[int], Checkpoint | None]
 """Looks up the version that acted; None when it is gone."""
@@ -144,13 +147,13 @@ def ledger_entries(learned: Learned, claim_of: Callable[[Episode], str]) -> list
 
 
 def infer_spec(policy: Policy, episodes: Sequence[Episode]) -> PolicySpec:
-    """Take the shapes that ``[policy]`` leaves out from the first episodes.
+    """Take the shapes that ``[policy]`` leaves out from the first episodes: what most of them have.
 
     A space that a client declared wins; without one, integer actions give n = the largest + 1.
     """
-    first = episodes[0]
+    shapes = (episode.observation_shape or episode.obs.shape[1:] for episode in episodes)
     return PolicySpec(
-        observation_shape=policy.observation_shape or first.observation_shape or first.obs.shape[1:],
+        observation_shape=policy.observation_shape or _most_common(shapes),
         action=policy.action_space() or _declared(episodes) or _seen(episodes),
         hidden=policy.hidden,
         activation=policy.activation,
@@ -159,20 +162,32 @@ def infer_spec(policy: Policy, episodes: Sequence[Episode]) -> PolicySpec:
 
 
 def _declared(episodes: Sequence[Episode]) -> ActionSpace | None:
-    for episode in episodes:
-        if episode.action_space is not None:
-            try:
-                return action_space_from_json(episode.action_space)
-            except ValueError:
-                continue
-    return None
+    spaces = [space for episode in episodes if (space := _space(episode)) is not None]
+    return _most_common(spaces) if spaces else None
+
+
+def _space(episode: Episode) -> ActionSpace | None:
+    try:
+        return None if episode.action_space is None else action_space_from_json(episode.action_space)
+    except ValueError:
+        return None
 
 
 def _seen(episodes: Sequence[Episode]) -> ActionSpace:
-    first = episodes[0].action
-    if first.dtype.kind == "f":
-        return ContinuousSpace(size=first.shape[1])
-    return DiscreteSpace(n=1 + max(int(e.action.max()) for e in episodes if e.action.dtype.kind == "i"))
+    width = _most_common(_width(episode) for episode in episodes)
+    if width is not None:
+        return ContinuousSpace(size=width)
+    return DiscreteSpace(n=1 + max(int(e.action.max()) for e in episodes if _width(e) is None))
+
+
+def _width(episode: Episode) -> int | None:
+    """Numbers in a continuous action; None when actions are discrete."""
+    return int(episode.action.shape[1]) if episode.action.dtype.kind == "f" else None
+
+
+def _most_common(values: Iterable[T]) -> T:
+    """The value given most often, the earliest of several: one odd file does not define a policy."""
+    return Counter(values).most_common(1)[0][0]
 
 
 def _record(seed: int, seeds: Sequence[int], reports: Sequence[UpdateReport], device: str) -> dict[str, Any]:

@@ -92,3 +92,26 @@ def test_one_step_without_a_successor_teaches_nothing(make_episode):
 def test_before_the_shapes_are_known_any_shape_is_admitted(make_episode):
     open_rules = Rules(max_age_s=100.0, max_staleness=5)
     assert reason(make_episode(width=7, action=np.array([0, 9, 3])), open_rules) is None
+
+
+@pytest.mark.parametrize("value", [1e38, -1e38, 2e12])
+@pytest.mark.parametrize("field", ["obs", "reward", "logp"])
+def test_absurd_magnitudes_never_reach_the_statistics(make_episode, field, value):
+    arrays = {"obs": np.zeros((4, 4), np.float32), "reward": np.zeros(3), "logp": np.full(3, -1.0)}
+    arrays[field][2] = -abs(value) if field == "logp" else value
+    problem = admit(make_episode(**arrays), RULES, sight())
+    assert (problem.reason, problem.field) == ("out_of_range", f"{field}[2]")
+
+
+def test_large_but_sane_magnitudes_pass(make_episode):
+    assert reason(make_episode(obs=np.full((4, 4), -1e12, np.float32), reward=np.full(3, 1e12))) is None
+
+
+def test_one_file_cannot_define_a_policy_of_gigabytes(make_episode):
+    unknown = Rules(max_age_s=100.0, max_staleness=5)
+    wide = make_episode(obs=np.zeros((4, 2**18 + 1), np.uint8))
+    far = make_episode(action=np.array([0, 1, 2**31 - 1]))
+    declared = make_episode(action_space={"kind": "discrete", "n": 2**40})
+    assert reason(wide, unknown) == "observation_width"
+    assert [reason(episode, unknown) for episode in (far, declared)] == ["action_space"] * 2
+    assert reason(make_episode(), unknown) is None
