@@ -78,7 +78,7 @@ def tree_bytes(path: Path) -> int:
     """Add up the sizes of the files at ``path`` and below; what cannot be read counts as nothing."""
     try:
         status = path.lstat()
-        return FolderSizes().measure(path) if stat.S_ISDIR(status.st_mode) else status.st_size
+        return FolderSizes().measure(path) if stat.S_ISDIR(status.st_mode) else _bytes_on_disk(status)
     except OSError:
         return 0
 
@@ -122,5 +122,10 @@ def _read(folder: str) -> tuple[int, list[str]]:
                 if entry.is_dir(follow_symlinks=False):
                     below.append(entry.path)
                 else:
-                    own_bytes += entry.stat(follow_symlinks=False).st_size
+                    own_bytes += _bytes_on_disk(entry.stat(follow_symlinks=False))
     return own_bytes, below
+
+
+def _bytes_on_disk(status: os.stat_result) -> int:
+    """Its size, or less for a sparse file: one of a terabyte that takes nothing must not push others out."""
+    return min(status.st_size, status.st_blocks * 512)

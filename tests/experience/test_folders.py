@@ -52,3 +52,12 @@ def test_a_folder_swapped_for_a_link_meanwhile_is_not_emptied(tmp_path, monkeypa
     monkeypatch.setattr(folders, "_clear", swap)
     assert not remove(tree)
     assert (victim / "file").exists()
+
+
+def test_a_sparse_file_counts_what_it_takes(tmp_path):
+    """A terabyte that takes nothing must not push everything else out of the quarantine."""
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**40)
+    (tmp_path / "file").write_bytes(b"12345")
+    assert tree_bytes(tmp_path / "sparse") < 2**20
+    assert tree_bytes(tmp_path) < 2**20
