@@ -60,7 +60,12 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         make_folder(path)
         return
-    fsync_folder(path.parent)
+    try:
+        fsync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.rmdir()  # else the next call would take it for durable
+        raise
 
 
 def _write_new(path: Path, data: memoryview, *, sync: bool) -> None:

@@ -102,6 +102,17 @@ class Outcomes:
         for record in records:
             self._count(record)
 
+    def renew(self) -> None:
+        """Write the file anew, durably; call it once at the start of the process that will record.
+
+        An earlier process may have been killed after an fsync that failed: its records can be read, but may
+        not be on the disk, and another fsync of the same file would not tell.
+        """
+        make_folder(self._path.parent)
+        data = self._path.read_bytes()[: self._size_bytes] if self._size_bytes else b""
+        write_atomic(self._path, data)
+        self._folder_synced = True
+
     def fold(self, present: Collection[str], *, above_bytes: int = FOLD_BYTES) -> bool:
         """Compact a file above ``above_bytes``: records of claims that are gone become totals.
 

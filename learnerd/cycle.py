@@ -33,6 +33,7 @@ class CycleReport:
     Attributes:
         published: the new version; None when nothing was admitted or the update diverged.
         learned: what was trained; None likewise.
+        head: the newest version after it, whoever published it; None when there is none.
         arrivals: the files that it dealt with.
         update_s, publish_s: seconds spent training, and writing the version and the archive.
         inferred: the spec, when this cycle had to infer it from the first episodes.
@@ -43,6 +44,7 @@ class CycleReport:
     published: Checkpoint | None
     learned: Learned | None
     arrivals: tuple[Arrival, ...]
+    head: Checkpoint | None
     update_s: float = 0.0
     publish_s: float = 0.0
     inferred: PolicySpec | None = None
@@ -112,12 +114,13 @@ class Cycle:
                 published=published,
                 learned=learned,
                 arrivals=tuple(kept),
+                head=published,
                 update_s=trained - started,
                 publish_s=self._clock.monotonic() - trained,
                 inferred=inferred,
                 staleness_mean=staleness,
             )
-        return CycleReport(published=None, learned=None, arrivals=())
+        return CycleReport(published=None, learned=None, arrivals=(), head=self._store.head())
 
     def recover(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Archive what a broken-off cycle had published but not archived; return what is not learned yet."""
@@ -226,7 +229,13 @@ class Cycle:
         problem = reject("diverged", "update", str(error), "episodes whose update stays finite").problem
         for arrival in arrivals:
             self._gate.refuse_all(arrival, problem)
-        return CycleReport(published=None, learned=None, arrivals=tuple(arrivals), diverged=str(error))
+        return CycleReport(
+            published=None,
+            learned=None,
+            arrivals=tuple(arrivals),
+            head=self._store.head(),
+            diverged=str(error),
+        )
 
     def _load(self, version: int) -> Checkpoint | None:
         try:

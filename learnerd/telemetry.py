@@ -84,10 +84,10 @@ class Telemetry:
         self.returns.extend(float(value) for value in recent if isinstance(value, int | float))
 
     def note(self, report: CycleReport) -> None:
-        """Take in what a cycle did."""
+        """Take in what a cycle did; one that was broken off after its publish left its version behind."""
+        self.head = report.head or self.head
         if report.published is None or report.learned is None:
             return
-        self.head = report.published
         self.update_s, self.publish_s = report.update_s, report.publish_s
         episodes = report.learned.episodes
         self.returns.extend(episode.total_reward for episode in episodes)

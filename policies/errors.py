@@ -8,6 +8,7 @@ PolicyError
     ├── VersionPruned    a version's directory is gone, by retention
     ├── NotAVersion      no such version was ever published
     ├── AlreadyLearned   the head's ledger holds some of the episodes; carries their keys
+    ├── NotDurable       the version is there, but a power cut may take it back: not acknowledged
     ├── StoreBusy        the publish lock was held for too long
     ├── DriftTooLarge    the head moved too far since the base: train again on the head
     ├── LedgerDamaged    the ids of compacted versions are not as they were written
@@ -30,7 +31,21 @@ class NoPolicyYet(PolicyError):  # noqa: N818 - it says a state, not a fault
 
 
 class StoreError(PolicyError):
-    """The checkpoint store could not do what was asked; nothing was published."""
+    """The checkpoint store could not do what was asked; nothing was published, but for ``NotDurable``."""
+
+
+class NotDurable(StoreError):  # noqa: N818 - it says a state
+    """A version that was published, and that a power cut may take back: an fsync failed, a second one too.
+
+    Do not publish the same again: call ``CheckpointStore.confirm`` until it succeeds.
+
+    Attributes:
+        version: its number.
+    """
+
+    def __init__(self, *, version: int, reason: str) -> None:
+        super().__init__(f"version {version} is not durable yet: {reason}; confirm it before relying on it")
+        self.version = version
 
 
 class VersionDamaged(StoreError):  # noqa: N818 - it says a state

@@ -17,7 +17,7 @@ from pathlib import Path
 from experience.durable import ASIDE, fsync_file, fsync_folder, make_folder, write_atomic
 from policies.catalog import Catalog
 from policies.checkpoint import Checkpoint
-from policies.errors import AlreadyLearned, NotAVersion, StoreError, VersionDamaged, VersionPruned
+from policies.errors import AlreadyLearned, NotAVersion, NotDurable, StoreError, VersionDamaged, VersionPruned
 from policies.ledger import Ledger, Lineage
 from policies.manifest import (
     HIGHEST_VERSION,
@@ -60,6 +60,7 @@ class Publisher:
         self._ledger = ledger
         self._lock_timeout_s = lock_timeout_s
         self._clock = clock
+        self._unsynced = self._behind = False
 
     def publish(self, save: Save) -> Checkpoint:
         """Make a save the next version; raises as ``CheckpointStore.publish``."""
@@ -83,6 +84,31 @@ class Publisher:
             if head is None or current == head.version or (current > head.version and not backwards):
                 return
             write_atomic(self._state_dir / "CURRENT", _line(head.version))
+
+    def confirm(self) -> None:
+        """Make durable what an error left in doubt, and let ``CURRENT`` follow.
+
+        Raises:
+            OSError: some version is still in doubt.
+        """
+        if self._unsynced:
+            self.renew_names()
+        if self._behind:
+            with contextlib.suppress(OSError, StoreError):
+                self.point_to_head()
+                self._behind = False
+
+    def renew_names(self) -> None:
+        """Make the names of all versions durable, also those whose fsync failed or never came.
+
+        The failed fsync is not repeated on the same data: the folder is changed first.
+        """
+        folder = self._state_dir / "checkpoints"
+        mark = folder / f"{ASIDE}{uuid.uuid4().hex}"
+        mark.mkdir()
+        mark.rmdir()
+        fsync_folder(folder)
+        self._unsynced = False
 
     def _publish(self, save: Save) -> Checkpoint:
         make_folder(self._state_dir / "checkpoints")
@@ -109,6 +135,7 @@ class Publisher:
                     return None
                 self._advance(aside, number)
         fsync_folder(self._state_dir)
+        self._behind = False
         self._catalog.note(checkpoint)
         self._ledger.add(number, save.episodes)
         return checkpoint
@@ -135,7 +162,9 @@ class Publisher:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 return False
             raise
+        self._unsynced = self._behind = True
         fsync_folder(self._state_dir / "checkpoints")
+        self._unsynced = False
         return True
 
     def _advance(self, aside: Path, number: int) -> None:
@@ -153,8 +182,10 @@ class Publisher:
             raise StoreError(f"publishing failed: {error}; the store cannot be read: {second}") from error
         if published is None:
             raise StoreError(f"publishing failed: {error}") from error
-        with contextlib.suppress(OSError, StoreError):
-            self.point_to_head()
+        try:
+            self.confirm()
+        except OSError as second:
+            raise NotDurable(version=published.version, reason=str(second)) from error
         return published
 
     def _find(self, save: Save, known: int) -> Checkpoint | None:

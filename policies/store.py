@@ -142,6 +142,17 @@ class CheckpointStore:
             folder = version_folder(self._state_dir, version)
             return decode_entries(read_file(folder, read_manifest(folder, version), LEDGER))
 
+    def manifest(self, version: int) -> Mapping[str, Any]:
+        """A version's manifest, checked against its own hash. Raises as ``load``."""
+        with _as_store_error(f"version {version} cannot be read"):
+            self._check_was_used(version)
+            return read_manifest(version_folder(self._state_dir, version), version)
+
+    def highest_used(self) -> int:
+        """The highest number that was ever used: whole, damaged or pruned; 0 before the first."""
+        with _as_store_error("the versions cannot be listed"):
+            return self._catalog.highest_used()
+
     def versions(self) -> list[VersionInfo]:
         """Every version that is there, ascending, from the manifests alone."""
         with _as_store_error("the versions cannot be listed"):
@@ -162,12 +173,53 @@ class CheckpointStore:
             found = {*self._catalog.damaged(there), *self._catalog.known_damaged(), *self._ledger.unreadable}
             return sorted(found)
 
+    def ids_are_lost(self, version: int) -> bool:
+        """Whether an ancestor of the head cannot tell any more which episodes it added."""
+        with _as_store_error("the ledger cannot be read"):
+            self._ledger.refresh(Lineage.of(self._catalog.head()))
+            return version in self._ledger.unreadable
+
+    def keep_ids(self, version: int, entries: Sequence[LedgerEntry] | None = None) -> None:
+        """Make the ids of an ancestor of the head, and of those before it, durable apart from their files.
+
+        Args:
+            version: the ancestor.
+            entries: what it added, where its own files no longer tell; None: they do, or did.
+        """
+        with _as_store_error("the ledger cannot be written"), self._publisher.locked("retention"):
+            lineage = Lineage.of(self._catalog.head())
+            self._ledger.refresh(lineage)
+            if entries is not None:
+                self._ledger.restore(version, entries)
+            if not any(unreadable <= version for unreadable in self._ledger.unreadable):
+                self._ledger.compact(version, lineage)
+
+    def discard(self, version: int) -> None:
+        """Remove a damaged version that is no ancestor of the head, and that a newer number follows."""
+        with _as_store_error(f"version {version} cannot be removed"):
+            head = self._catalog.head()
+            if head is None or version > head.version or version in Lineage.of(head):
+                return
+            with self._publisher.locked("retention"):
+                self._remove(version)
+
+    def confirm(self) -> None:
+        """Make durable what an error left in doubt in ``publish`` (``NotDurable``); else do nothing.
+
+        Raises:
+            StoreError: it is still in doubt.
+        """
+        with _as_store_error("versions are not durable yet"):
+            self._publisher.confirm()
+
     def lookup(self, keys: Iterable[EpisodeKey]) -> dict[EpisodeKey, LedgerHit]:
         """Which of the keys the head has learned, and from which row.
 
         Raises:
             LedgerDamaged: the ids of compacted versions cannot be trusted.
+            StoreError: a version of this store object is not durable yet; see ``confirm``.
         """
+        self.confirm()
         with _as_store_error("the ledger cannot be read"):
             return self._ledger.lookup(keys, Lineage.of(self._catalog.head()))
 
@@ -199,6 +251,7 @@ class CheckpointStore:
             AlreadyLearned: the head has learned some of the episodes; train again without them.
             BadDelta: the delta fits neither base nor head, or the episodes or the record are not usable.
             DriftTooLarge: the head moved further than the merge settings allow; train again on it.
+            NotDurable: it is published, but a power cut may take it back; see ``confirm``.
             NotAVersion: the base is no version of this store.
             StoreBusy: another process held the lock for too long.
             StoreError: it could not be written; nothing was published.
@@ -251,12 +304,15 @@ class CheckpointStore:
     def repair_current(self) -> int | None:
         """Point ``CURRENT`` to the head where it is missing, torn, behind or names no whole version.
 
-        It is behind when a writer was killed between publishing and pointing.
+        It is behind when a writer was killed between publishing and pointing. One killed a moment earlier has
+        left a version whose name is not durable; that is mended too.
 
         Returns:
             The version that it names now.
         """
         with _as_store_error("CURRENT cannot be repaired"):
+            if self._checkpoints.is_dir():
+                self._publisher.renew_names()
             head = self._catalog.head()
             if head is not None and read_current(self._state_dir) != head.version:
                 with self._publisher.locked("retention"):

@@ -65,6 +65,23 @@ def test_makes_missing_folders_and_flushes_each_parent(tmp_path, killed_at):
     assert second.calls == ["mkdir"]
 
 
+def test_a_folder_whose_fsync_failed_is_not_taken_for_durable_later(tmp_path, monkeypatch):
+    calls = []
+
+    def fail_once(file, real=os.fsync):
+        calls.append(file)
+        if len(calls) == 1:
+            raise OSError(5, "injected")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OSError, match="injected"):
+        make_folder(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    make_folder(tmp_path / "a")
+    assert len(calls) == 2
+
+
 def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(FileExistsError):

@@ -174,6 +174,29 @@ def run(path, rounds):
         outcomes.fold({f"c{j}" for j in range(len(rounds))}, above_bytes=300)
 
 
+def test_a_new_process_writes_what_it_read_to_a_new_file(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "outcomes.jsonl"
+    outcomes = Outcomes(path)
+    outcomes.renew()
+    assert path.read_bytes() == b""
+
+    def fail(file):
+        raise OSError(5, "injected")
+
+    outcomes.record([outcome("a/0")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="injected"):
+            outcomes.record([outcome("b/0")])
+    inode, content = path.stat().st_ino, path.read_bytes()
+    assert content.count(b"\n") == 2  # can be read, but may not be on the disk
+    again = Outcomes(path)
+    again.renew()
+    assert path.stat().st_ino != inode
+    assert path.read_bytes() == content
+    assert again.known("b/0")
+
+
 def test_a_file_removed_under_a_running_writer_begins_anew(tmp_path):
     path = tmp_path / "outcomes.jsonl"
     outcomes = Outcomes(path)

@@ -11,7 +11,7 @@ import pytest
 from store_tools import added, entries, initial, publish
 
 from policies.checkpoint import Checkpoint
-from policies.errors import AlreadyLearned, StoreError
+from policies.errors import AlreadyLearned, NotDurable, StoreError
 from policies.store import CheckpointStore
 
 CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "write")
@@ -175,3 +175,49 @@ def test_everything_is_durable_before_it_is_visible(state, monkeypatch):
         ("replace", state / "CURRENT"),
         ("fsync", state),
     ]
+
+
+def fsyncs_of_folders(patch, *, failing=0):
+    """Record the folders that are flushed; the first ones fail."""
+    flushed = []
+
+    def fsync(descriptor, real=os.fsync):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir() and not path.name.startswith("."):
+            flushed.append(path.name)
+            if flushed.count("checkpoints") <= failing and path.name == "checkpoints":
+                raise OSError(5, "injected")
+        real(descriptor)
+
+    patch.setattr(os, "fsync", fsync)
+    return flushed
+
+
+def test_a_name_whose_fsync_failed_is_flushed_anew_before_it_is_acknowledged(state, monkeypatch):
+    store, first = published_once(state)
+    flushed = fsyncs_of_folders(monkeypatch, failing=1)
+    assert publish(store, first, 10, "b").version == 2
+    assert flushed.count("checkpoints") == 2
+    assert store.current() == 2
+
+
+def test_a_version_that_cannot_be_made_durable_is_not_acknowledged(state, monkeypatch):
+    store, first = published_once(state)
+    with monkeypatch.context() as patch:
+        flushed = fsyncs_of_folders(patch, failing=99)
+        with pytest.raises(NotDurable) as caught:
+            publish(store, first, 10, "b")
+        assert caught.value.version == 2
+        with pytest.raises(StoreError):
+            store.lookup(entry.key for entry in entries("b"))
+    flushed = fsyncs_of_folders(monkeypatch)
+    assert len(store.lookup(entry.key for entry in entries("b"))) == 1
+    assert flushed == ["checkpoints", "state"]  # CURRENT follows
+    assert (store.current(), added(store.head())) == (2, 11.0)
+
+
+def test_a_restart_makes_durable_what_a_killed_writer_had_only_renamed(state, monkeypatch):
+    published_once(state)
+    flushed = fsyncs_of_folders(monkeypatch)
+    CheckpointStore(state).repair_current()
+    assert flushed == ["checkpoints"]
