@@ -142,6 +142,12 @@ def _memory(pid: int, name: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
+def killer_environment(folder: Path) -> dict[str, str]:
+    """With this environment, files named ``kill-<how>…`` end the decoder; folder/deaths lists each time."""
+    killers = Path(__file__).parent / "killers"
+    return {"PYTHONPATH": f"{ROOT}{os.pathsep}{killers}", "HOSTILE_DEATHS": str(folder / "deaths")}
+
+
 def complain_of_neighbors(arena: Arena, neighbors: list[str]) -> list[str]:
     """Name the good files that were not learned exactly once."""
     learned = arena.learned()

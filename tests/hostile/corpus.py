@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hostile_npz
@@ -30,11 +30,14 @@ def corpus(folder: Path, *, now: float) -> Iterator[Case]:
     yield from hostile_special.cases(now, folder)
 
 
-def generate(folder: Path, *, now: float) -> list[Case]:
-    """Write the corpus into folder/in, in order of time; links point to ``folder``."""
+def generate(
+    folder: Path, *, now: float, choose: Callable[[list[Case]], list[Case]] | None = None
+) -> list[Case]:
+    """Write the corpus, or what ``choose`` leaves of it, into folder/in, in order of time."""
     inbox = folder / "in"
     inbox.mkdir(parents=True, exist_ok=True)
     cases = list(corpus(folder, now=now))
+    cases = choose(cases) if choose else cases
     for i, case in enumerate(cases):
         path = inbox / case.name
         case.make(path)

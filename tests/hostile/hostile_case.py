@@ -42,8 +42,13 @@ def refused(*reasons: str) -> Records:
     return tuple(("refused", reason) for reason in reasons)
 
 
-def write(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+def write(content: bytes | Callable[[], bytes]) -> Callable[[Path], None]:
+    """Make a file of ``content``; what is large or slow to build is given as a function."""
+
+    def make(path: Path) -> None:
+        path.write_bytes(content if isinstance(content, bytes) else content())
+
+    return make
 
 
 def arrays(steps=4, **replaced):

@@ -39,15 +39,17 @@ def cases(now, canary):
 def _archives(now):
     good = npz(header("n", now), **arrays())
     whole = "quarantined"
-    yield Case(name="bomb.npz", make=write(_bomb(BOMB_BYTES)), records=quarantined("too_large"))
-    yield Case(name="bomb-ratio.npz", make=write(_bomb(50 * 2**20)), records=quarantined("too_large"))
+    yield Case(name="bomb.npz", make=write(lambda: _bomb(BOMB_BYTES)), records=quarantined("too_large"))
+    yield Case(name="bomb-ratio.npz", make=write(lambda: _bomb(50 * 2**20)), records=quarantined("too_large"))
     yield Case(
         name="bomb-that-lies.npz",
-        make=write(_lying_bomb(BOMB_BYTES)),
+        make=write(lambda: _lying_bomb(BOMB_BYTES)),
         records=((whole, "malformed|too_large"),),
     )
     yield Case(
-        name="many-members.npz", make=write(many_members(200_000)), records=((whole, "malformed|too_large"),)
+        name="many-members.npz",
+        make=write(lambda: many_members(200_000)),
+        records=((whole, "malformed|too_large"),),
     )
     for i, name in enumerate(
         ("../../escape.npy", "/etc/escape.npy", "a\\..\\b.npy", "a\x00b.npy", "\x1b[2J.npy")
@@ -221,7 +223,7 @@ def _headers(now):
     yield Case(name="same-3.npz", make=write(other), records=refused("conflicting_duplicate"))
     yield Case(
         name="header-60-mb.npz",
-        make=lambda path: path.write_bytes(_huge_npy_header(60 * 10**6)) and None,
+        make=write(lambda: _huge_npy_header(60 * 10**6)),
         records=quarantined("malformed"),
     )
 

@@ -90,9 +90,7 @@ def _whole_files(now, extension, encode):
     def case(name, table, records, **options):
         return Case(
             name=f"{name}{extension}",
-            make=lambda path: (
-                path.write_bytes(encode(table() if callable(table) else table, **options)) and None
-            ),
+            make=write(lambda: encode(table() if callable(table) else table, **options)),
             records=records,
         )
 
@@ -139,19 +137,15 @@ def _text_bomb(now):
 
 def _parquet_only(now):
     good = columns(now, [f"p-{i}" for i in range(3)])
-    constant = _wide(now, BOMB_BYTES)
     yield Case(
         name="bomb-runs.parquet",
-        make=lambda path: (
-            path.write_bytes(parquet(constant, use_dictionary=True, compression="none")) and None
-        ),
+        make=write(lambda: parquet(_wide(now, BOMB_BYTES), use_dictionary=True, compression="none")),
         records=quarantined("too_large"),
         why="50 million equal numbers in a few bytes",
     )
-    footer = b"PAR1" + bytes(60_000_000) + struct.pack("<I", 60_000_000) + b"PAR1"
     yield Case(
         name="header-60-mb.parquet",
-        make=lambda path: path.write_bytes(footer) and None,
+        make=write(lambda: b"PAR1" + bytes(60_000_000) + struct.pack("<I", 60_000_000) + b"PAR1"),
         records=quarantined("too_large"),
     )
     data = bytearray(
@@ -159,10 +153,9 @@ def _parquet_only(now):
     )
     data[data.index(struct.pack("<d", -0.5))] ^= 1
     yield Case(name="page-damaged.parquet", make=write(bytes(data)), records=quarantined("malformed"))
-    groups = _many_rows(now, 5000)
     yield Case(
         name="many-groups.parquet",
-        make=lambda path: path.write_bytes(parquet(groups, row_group_size=1)) and None,
+        make=write(lambda: parquet(_many_rows(now, 5000), row_group_size=1)),
         records=quarantined("too_large"),
     )
     yield Case(

@@ -28,24 +28,19 @@ def _whole_files(now):
     yield Case(name="deep.jsonl", make=write(deep), records=quarantined("too_large"))
     yield Case(
         name="header-60-mb.jsonl",
-        make=lambda path: (
-            path.write_bytes(b'{"env_id": "' + b"x" * 60_000_000 + b'"}\n' + _lines(STEP, END)) and None
-        ),
+        make=write(lambda: b'{"env_id": "' + b"x" * 60_000_000 + b'"}\n' + _lines(STEP, END)),
         records=(("quarantined", "bad_value|too_large"),),
     )
     yield Case(
         name="keys-5-million.jsonl",
-        make=lambda path: (
-            path.write_bytes(
-                b"{" + b",".join(b'"%d":1' % i for i in range(5_000_000)) + b"}\n" + _lines(STEP, END)
-            )
-            and None
+        make=write(
+            lambda: b"{" + b",".join(b'"%d":1' % i for i in range(5_000_000)) + b"}\n" + _lines(STEP, END)
         ),
         records=(("quarantined", "too_large"),),
     )
     yield Case(
         name="brackets-60-mb.jsonl",
-        make=lambda path: path.write_bytes(b"[" * 60_000_000) and None,
+        make=write(lambda: b"[" * 60_000_000),
         records=(("quarantined", "truncated|too_large|malformed"),),
     )
 
@@ -111,7 +106,7 @@ def _several(now):
     yield Case(name="twice-in-one.jsonl", make=write(twice + twice), learned=1, records=refused("duplicate"))
     yield Case(
         name="too-many-episodes.jsonl",
-        make=lambda path: path.write_bytes(b"{}\n" * 300_000) and None,
+        make=write(lambda: b"{}\n" * 300_000),
         records=quarantined("too_large"),
     )
 
