@@ -1,5 +1,6 @@
 """The spool as a state machine: whatever is done and wherever it is killed, no file is lost or doubled."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -64,6 +65,23 @@ class SpoolStates(RuleBasedStateMachine):
         aside.rename(self.root / "in" / unique)
         self.deposited[content] = unique
         return content
+
+    @rule(content=waiting)
+    def claim_and_die(self, content):
+        with dying(0):
+            self.spool.claim(self.deposited[content])
+
+    @rule(kill=st.integers(0, 3))
+    def attempt_and_die(self, kill):
+        with dying(kill):
+            for claim in self.spool.resume():
+                self.spool.attempt(claim)
+
+    @rule(kill=st.integers(0, 6))
+    def start_and_die(self, kill):
+        with dying(kill):
+            self.spool.make_folders()
+            self.spool.sweep(time.time() + 90_000)
 
     @rule(content=consumes(waiting))
     def claim(self, content):
@@ -156,6 +174,15 @@ class SpoolStates(RuleBasedStateMachine):
 
 def is_record(path):
     return path.name.endswith(".json") and path.parent.parent.name == "quarantine"
+
+
+@contextlib.contextmanager
+def dying(budget):
+    """The process ends after so many calls that change the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        die_after(patch, budget)
+        with contextlib.suppress(Killed):
+            yield
 
 
 def die_after(patch, budget):

@@ -1,5 +1,6 @@
 """A store under two writers, kills, retention, damage and reopening, against a model of it."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -69,26 +70,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(writer=WRITER, change=st.integers(1, 50), at=st.integers(0, 22))
     def publish_and_die(self, writer, change, at):
         names, before = self.fresh(2), self.stores[writer].head()
-        real, calls = {name: getattr(os, name) for name in CHANGES}, [0]
-
-        def patched(call):
-            def count(*args, **keywords):
-                calls[0] += 1
-                if calls[0] > at:
-                    raise Killed
-                return call(*args, **keywords)
-
-            return count
-
-        try:
-            for name in CHANGES:
-                setattr(os, name, patched(real[name]))
+        with dying(at):
             publish(self.stores[writer], self.bases[writer], change, *names, writer=writer)
-        except Killed:
-            pass
-        finally:
-            for name in CHANGES:
-                setattr(os, name, real[name])
         self.reopen()
         head = self.stores[writer].head()
         if head is not None and (before is None or head.version != before.version):
@@ -102,6 +85,25 @@ class StoreMachine(RuleBasedStateMachine):
         )
         assert not self.lines or max(self.lines) not in removed
         self.there -= set(removed)
+
+    @rule(writer=WRITER, keep_last=st.integers(0, 3), at=st.integers(0, 40))
+    def prune_and_die(self, writer, keep_last, at):
+        with dying(at):
+            self.stores[writer].prune(
+                keep_last=keep_last, keep_every=0, keep_minutes=0.0, keep_bytes=10**12, now_s=1e12
+            )
+        self.reopen()
+        if self.lines:
+            names = [path.name for path in (self.state / "checkpoints").iterdir()]
+            self.there &= {int(name) for name in names if name.isdigit()}
+
+    @rule(writer=WRITER, at=st.integers(0, 12))
+    def start_and_die(self, writer, at):
+        """A daemon's start clears away and repairs; it may be killed at that."""
+        with dying(at):
+            self.stores[writer].sweep()
+            self.stores[writer].repair_current()
+        self.reopen()
 
     @precondition(lambda self: len(self.there & self.lines.keys()) > 1)
     @rule(name=st.sampled_from(["model.safetensors", "ledger.parquet", "manifest.json"]))
@@ -147,6 +149,31 @@ class StoreMachine(RuleBasedStateMachine):
         self.highest = version
         self.lines[version] = (self.total() + change, self.learned() | set(names))
         self.there.add(version)
+
+
+@contextlib.contextmanager
+def dying(at):
+    """The process ends at its next call that changes the disk but ``at``; what follows never happens."""
+    real, calls = {name: getattr(os, name) for name in CHANGES}, [0]
+
+    def patched(call):
+        def count(*args, **keywords):
+            calls[0] += 1
+            if calls[0] > at:
+                raise Killed
+            return call(*args, **keywords)
+
+        return count
+
+    for name in CHANGES:
+        setattr(os, name, patched(real[name]))
+    try:
+        yield
+    except Killed:
+        pass
+    finally:
+        for name in CHANGES:
+            setattr(os, name, real[name])
 
 
 TestStore = StoreMachine.TestCase
