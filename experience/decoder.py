@@ -101,6 +101,14 @@ class Decoder:
         child = self._child
         return child.pid if child else None
 
+    def start(self) -> None:
+        """Start the child unless it runs, and wait until it is ready; ``decode`` does so too.
+
+        Raises:
+            DecoderDied: the child cannot be started.
+        """
+        self._ready_child()
+
     def decode(self, jobs: Sequence[DecodeJob]) -> Iterator[DecodeResult]:
         """Yield one result a job, in order; the child works ahead while the caller looks at them.
 

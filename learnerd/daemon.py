@@ -1,7 +1,10 @@
 """Daemon: one process for one policy: its lock, its stages put together, its loop run to the end."""
 
 import contextlib
+import errno
 import json
+import signal
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -20,6 +23,7 @@ from learnerd.exit_codes import ExitCode
 from learnerd.gate import Gate
 from learnerd.loop import Loop, Mode
 from learnerd.threads import thread_count
+from policies.errors import StoreError
 from policies.merge import MergeSettings
 from policies.publishing import write_merge_settings
 from policies.spec import PolicySpec
@@ -32,19 +36,46 @@ def run(config: Config, *, mode: Mode = "forever") -> int:
     """Run the daemon; returns the process's exit code.
 
     0: stopped as asked, or in the finite modes a file got a verdict; 9: there was none; 5: another daemon
-    holds the instance lock, or the store could not be written.
+    holds the instance lock, or the store could not be written. On a full disk "forever" waits for space.
     """
     for folder in (config.paths.state / "lock", config.paths.spool):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(config.paths.state / "lock" / "instance", timeout=1.0, mode=0o660, fallback_to_soft=False)
     try:
-        with lock, _build(config, mode) as loop:
-            return loop.run()
+        with lock, contextlib.ExitStack() as stack:
+            return _started(config, mode, stack).run()
     except Timeout:
         log.warning(
             "busy", lock=str(lock.lock_file), remedy="another daemon runs on this state folder; stop it first"
         )
         return ExitCode.RETRYABLE
+
+
+def _started(config: Config, mode: Mode, stack: contextlib.ExitStack) -> Loop:
+    """Build and start the loop; the service manager must not give up because a disk is full for an hour."""
+    while True:
+        try:
+            with contextlib.ExitStack() as attempt:
+                loop = attempt.enter_context(_build(config, mode))
+                loop.start()
+                stack.push(attempt.pop_all())
+                return loop
+        except (OSError, StoreError) as error:
+            if mode != "forever" or not _is_full(error):
+                raise
+            log.error("not_started", error=str(error), remedy="free space; it is tried again")  # noqa: TRY400
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the loop that handled it is gone
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            time.sleep(config.schedule.rescan_s)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk or quota is the cause."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextlib.contextmanager
@@ -65,6 +96,7 @@ def _build(config: Config, mode: Mode) -> Iterator[Loop]:
     spool.make_folders()
     spool.sweep(clock.wall())
     outcomes = Outcomes(state / "outcomes.jsonl")
+    outcomes.renew()
     outcomes.fold({claim.id for claim in spool.resume()})
     gate = Gate(
         store=CheckpointStore(state),

@@ -1,6 +1,6 @@
 """Intake: claim → decode → sort, so that admitted episodes wait in memory, few at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -110,7 +110,7 @@ class Intake:
         ready = self._settling.ready(
             waiting,
             complete=self._backlog.names,
-            wall_s=self._clock.wall(),
+            wall_s=self._clock.wall() - self._clock.allowance_s,  # else a step forward would settle all
             monotonic_s=self._clock.monotonic(),
         )
         self._backlog = Backlog(names=dict.fromkeys(file.name for file in ready))
@@ -118,11 +118,14 @@ class Intake:
         self._settled_at_s = self._clock.monotonic() + self._settle_s
 
     def _adopt_orphans(self) -> None:
-        """Take up claims of ours that nobody holds: something failed between claim and verdict."""
+        """Take up claims of ours that nobody holds: something failed between claim and verdict.
+
+        A file that kills its decoder is retried, never orphaned: these files' attempts were not their fault.
+        """
         known = {retry.claim.id for retry in self._retries}
         for claim in self._spool.resume():
             if claim.id not in known and not self._gate.holds(claim):
-                self._retry(claim, delay_s=0.0, resumed=True)
+                self._retry(self._spool.clear_attempts(claim), delay_s=0.0, resumed=True)
 
     def resume(self) -> list[Arrival]:
         """Decode every claim that an earlier run left, unsorted: some may have been published.
@@ -132,18 +135,26 @@ class Intake:
         claims = self._spool.resume()
         return [arrival for claim in claims for arrival in self._decode([claim], resumed=True)]
 
-    def take(self, room: int) -> list[Arrival]:
-        """Claim, decode and sort up to ``room`` files, at most a slice; return what is to be learned."""
+    def take(self, room: int) -> Iterator[Arrival]:
+        """Claim, decode and sort up to ``room`` files, at most a slice; yield what is to be learned.
+
+        Each is yielded as soon as it passed, so that an error in a later one does not lose it.
+        """
         now = self._clock.monotonic()
         due = [retry for retry in self._retries if retry.due_s <= now][:room]
         self._retries = [retry for retry in self._retries if retry not in due]
         names = self._backlog.take(min(SLICE_FILES, room - len(due)))
         claims = [claim for claim in map(self._claim, names) if claim]
-        arrivals = list(self._decode([r.claim for r in due if r.resumed], resumed=True))
-        arrivals += self._decode([r.claim for r in due if not r.resumed] + claims, resumed=False)
-        return [kept for kept in map(self._gate.sort, arrivals) if kept.episodes]
+        yield from self._admitted(self._decode([r.claim for r in due if r.resumed], resumed=True))
+        rest = [r.claim for r in due if not r.resumed] + claims
+        yield from self._admitted(self._decode(rest, resumed=False))
+
+    def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
+        return (kept for kept in map(self._gate.sort, arrivals) if kept.episodes)
 
     def _decode(self, claims: Sequence[Claim], *, resumed: bool) -> Iterator[Arrival]:
+        if claims:
+            self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
         tried = [claim for claim in map(self._next_attempt, claims) if claim]
         by_path = {str(claim.path): claim for claim in tried}
         for result in self._decoder.decode([self._job(claim) for claim in tried]):

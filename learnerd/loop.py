@@ -1,8 +1,10 @@
 """Loop: files in, batches to the training thread, reports out, until it is told to stop."""
 
+import contextlib
 import os
 import signal
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +21,9 @@ from learnerd.intake import SLICE_FILES, Intake
 from learnerd.maintenance import maintain, prune_store, start_calendar
 from learnerd.notify import Notifier
 from learnerd.pending import Pending
+from learnerd.repair import Repair
 from learnerd.reporter import Reporter
+from learnerd.scrub import Scrub
 from learnerd.status_file import read_status
 from learnerd.telemetry import Telemetry
 from learnerd.trainer import Trainer
@@ -89,16 +93,34 @@ class Loop:
         self._reporter = Reporter(
             config, telemetry=self._telemetry, spool=spool, gate=gate, notifier=self._notifier
         )
+        repair = Repair(
+            config.paths.state,
+            store=store,
+            spool=spool,
+            gate=gate,
+            cycle=self._cycle,
+            writer=config.daemon.name,
+            most_episodes=config.batch.chunk_episodes * config.batch.max_chunks,
+        )
+        self._scrub = Scrub(
+            repair,
+            trainer=self._trainer,
+            reporter=self._reporter,
+            clock=clock,
+            periodic=mode == "forever",
+        )
         self._calendar = start_calendar(config, self._ask_for_maintenance)
         self._maintenance_due = False
+        self._housekeeping: Future[None] | None = None
         self._failures = self._unexplained = 0
+        self._intake_failed = False
         self._resume_at_s = self._next_scan_s = self._next_status_s = 0.0
 
     def run(self) -> int:
-        """Run until told to stop, or until nothing is left in the finite modes; returns the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        self._start()
+        """Run until told to stop, or until nothing is left in the finite modes; returns the exit code.
+
+        Call it once, after ``start``.
+        """
         while not self._finished():
             self._wake.wait(self._wait_s())
             self._wake.clear()
@@ -115,8 +137,13 @@ class Loop:
         self._trainer.close()
         self._reporter.stopped()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Watch first, then resume and scan, so that no file falls between; only then say READY."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._clock.recall(self._config.paths.state)
+        self._check_clock()
+        self._clock.remember(self._config.paths.state)
         self._telemetry.restore(read_status(self._config.paths.state))
         warm_up(self._config.learner.settings(), device=self._telemetry.device)
         self._telemetry.head = self._cycle.begin()
@@ -124,37 +151,56 @@ class Loop:
             self._watch.start()
         resumed = self._cycle.recover(self._intake.resume())
         kept = [arrival for arrival in map(self._gate.sort, resumed) if arrival.episodes]
-        self._pending.add(kept, now_s=self._clock.monotonic())
+        self._pending.add([*kept, *self._scrub.begin()], now_s=self._clock.monotonic())
         self._scan()
         self._reporter.ready(resumed=len(kept))
 
     def _round(self) -> None:
-        jump_s = self._clock.check()
-        if jump_s:
-            self._reporter.clock_stepped(jump_s)
+        self._check_clock()
         if self._draining:
             self._reporter.draining()
         else:
             self._look_and_survive()
         self._take_report()
-        if self._maintenance_due:
-            self._maintain()
+        self._keep_house()
+        idle = not self._trainer.busy and not len(self._pending)
+        self._pending.put_back(self._scrub.step(idle=idle), now_s=self._clock.monotonic())
         self._hand_over()
         if self._clock.monotonic() >= self._next_status_s:
             self._next_status_s = self._clock.monotonic() + HEARTBEAT_S
             self._reporter.write_status()
+            if not self._trainer.busy:
+                self._trainer.submit(self._store.confirm)
         self._beat()
+
+    def _check_clock(self) -> None:
+        """Tell of a step of the wall clock, and have the calendar look at it anew."""
+        jump_s = self._clock.check()
+        if jump_s:
+            self._reporter.clock_stepped(jump_s)
+            self._clock.remember(self._config.paths.state)
+            self._calendar.wakeup()
 
     def _look_and_survive(self) -> None:
         """Look, but let a full or failing disk pass: a later scan finds whatever was left half done."""
+        scan_due = self._clock.monotonic() >= self._next_scan_s
         try:
             self._look()
         except (OSError, StoreError, DecoderDied) as error:
+            self._intake_failed = True
             self._next_scan_s = self._clock.monotonic() + self._config.schedule.rescan_s
             remedy = "free space, or mend spool and state; nothing is lost meanwhile"
             self._reporter.failure("intake_failed", error, remedy)
+            if isinstance(error, FileNotFoundError):
+                self._restore_folders()
         else:
-            self._reporter.recovered("intake_failed")
+            if scan_due and self._intake_failed:  # what was left half done has been looked at
+                self._intake_failed = False
+                self._reporter.recovered("intake_failed")
+
+    def _restore_folders(self) -> None:
+        with contextlib.suppress(OSError):
+            self._reporter.folders_restored(self._spool.restore_folders())
 
     def _look(self) -> None:
         """Take hints, rescan when it is time, and decode what there is room for."""
@@ -166,7 +212,8 @@ class Loop:
             self._scan()
         room = self._pending.room(SLICE_FILES)
         if room:
-            self._pending.add(self._intake.take(room), now_s=self._clock.monotonic())
+            for arrival in self._intake.take(room):
+                self._pending.add([arrival], now_s=self._clock.monotonic())
 
     def _scan(self) -> None:
         """Look at the whole inbox; "once" takes only what was there at the first time."""
@@ -196,7 +243,7 @@ class Loop:
         ending = self._draining or self._mode != "forever"
         if ending and self._failures >= MAX_FAILURES:
             return True
-        if len(self._pending) or not ending:
+        if len(self._pending) or not ending or (self._scrub.unfinished and not self._draining):
             return False
         return self._draining or (self._intake.idle and self._nothing_new())
 
@@ -210,12 +257,14 @@ class Loop:
     def _wait_s(self) -> float:
         """How long nothing needs to be done, unless an event comes."""
         now = self._clock.monotonic()
-        waits = [HEARTBEAT_S, self._next_status_s - now, self._notifier.watchdog_s or HEARTBEAT_S]
+        waits = [HEARTBEAT_S, self._next_status_s - now]
+        if self._notifier.watchdog_s is not None:
+            waits.append(self._notifier.watchdog_s / 2)  # a beat must come before the interval ends
         if not self._draining:
             waits.append(self._next_scan_s - now)
             if self._intake.has_work and self._pending.room(1):
                 waits.append(0.0)
-            if (due_s := self._intake.next_due_s()) is not None:
+            if (due_s := self._intake.next_due_s()) is not None and self._pending.room(1):
                 waits.append(due_s)
         if not self._trainer.busy:
             waits.append(self._wait_for_batch_s(now))
@@ -243,7 +292,7 @@ class Loop:
                 self._failures = self._unexplained = 0
                 self._reporter.cycle(report)
                 if report.published is not None and report.published.version % PRUNE_EVERY == 0:
-                    self._trainer.submit(self._prune)
+                    self._housekeeping = self._trainer.submit(self._prune)
 
     def _retry_later(self, alarm: str, error: Exception, remedy: str) -> None:
         """Keep the batch, and try it again after a while; nothing of it is lost."""
@@ -279,12 +328,26 @@ class Loop:
         self._maintenance_due = True
         self._wake.set()
 
+    def _keep_house(self) -> None:
+        """Begin maintenance when it is due, and tell how the last one ended."""
+        try:
+            if self._housekeeping is not None and self._housekeeping.done():
+                done, self._housekeeping = self._housekeeping, None
+                done.result()
+                self._reporter.recovered("maintenance_failed")
+            if self._maintenance_due:
+                self._maintenance_due = False
+                self._scrub.look_at_all()
+                self._spool.sweep(self._clock.wall())
+                self._gate.compact_outcomes()
+                self._housekeeping = self._trainer.submit(self._maintain)
+        except Exception as error:  # noqa: BLE001 - whatever is not cleared away, the daemon goes on
+            remedy = "free space, or mend spool and state; it is tried again the next time"
+            unexpected = not isinstance(error, (OSError, StoreError))
+            self._reporter.failure("maintenance_failed", error, remedy, unexpected=unexpected)
+
     def _maintain(self) -> None:
-        self._maintenance_due = False
-        self._spool.sweep(self._clock.wall())
-        self._trainer.submit(
-            lambda: maintain(self._config, spool=self._spool, store=self._store, clock=self._clock)
-        )
+        maintain(self._config, spool=self._spool, store=self._store, clock=self._clock)
 
     def _prune(self) -> None:
         prune_store(self._store, self._config, self._clock)

@@ -4,10 +4,13 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.cycle import Cycle, CycleReport
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -59,9 +62,11 @@ class Trainer:
         future, self._future = self._future, None
         return future.result()
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], T]) -> "Future[T]":
         """Run ``job`` on the training thread, between cycles."""
-        self._executor.submit(job).add_done_callback(lambda _: self._wake.set())
+        future = self._executor.submit(job)
+        future.add_done_callback(lambda _: self._wake.set())
+        return future
 
     def close(self) -> None:
         """Wait for what runs, then end the thread."""

@@ -93,6 +93,13 @@ class Ledger:
         """Note what a version that was just published added, so that it need not be read."""
         self._by_version[version] = ids_of(entries)
 
+    def restore(self, version: int, entries: Iterable[LedgerEntry]) -> None:
+        """Take what an unreadable version added from elsewhere."""
+        self._by_version[version] = ids_of(entries)
+        self.unreadable.discard(version)
+        self._joined = self._joined - {version}
+        self._signature = None  # so that the union is made again
+
     def lookup(self, keys: Iterable[EpisodeKey], lineage: Lineage) -> dict[EpisodeKey, LedgerHit]:
         """Which of the keys the lineage has learned."""
         digests = {key.digest(): key for key in keys}

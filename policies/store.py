@@ -173,11 +173,11 @@ class CheckpointStore:
             found = {*self._catalog.damaged(there), *self._catalog.known_damaged(), *self._ledger.unreadable}
             return sorted(found)
 
-    def ids_are_lost(self, version: int) -> bool:
-        """Whether an ancestor of the head cannot tell any more which episodes it added."""
+    def versions_without_ids(self) -> list[int]:
+        """Ancestors of the head that cannot tell any more which episodes they added, ascending."""
         with _as_store_error("the ledger cannot be read"):
             self._ledger.refresh(Lineage.of(self._catalog.head()))
-            return version in self._ledger.unreadable
+            return sorted(self._ledger.unreadable)
 
     def keep_ids(self, version: int, entries: Sequence[LedgerEntry] | None = None) -> None:
         """Make the ids of an ancestor of the head, and of those before it, durable apart from their files.

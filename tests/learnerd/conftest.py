@@ -5,14 +5,27 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+
+from experience.archive import read_shard
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+CRASH = """
+    import os, sys
+    from experience.spool import Spool
+    {patch}
+    from learnerd.cli import main
+    sys.argv = ["learnerd", "run", "--until-idle", "--config", sys.argv[1]]
+    main()
+"""
 
 
 class Site:
@@ -83,6 +96,28 @@ class Site:
 
     def manifest(self, version):
         return json.loads((self.state / "checkpoints" / f"{version:08d}" / "manifest.json").read_bytes())
+
+    def ledger_ids(self):
+        """Every episode id in every version's ledger, with repeats."""
+        paths = sorted((self.state / "checkpoints").glob("[0-9]*/ledger.parquet"))
+        return [name for path in paths for name in pq.read_table(path).column("episode_id").to_pylist()]
+
+    def archived_ids(self):
+        paths = [path for path in self.files("archive") if path.suffix == ".parquet"]
+        return [episode.episode_id for path in paths for episode in read_shard(path)]
+
+    def run_and_crash(self, patch):
+        """Run the daemon with ``patch`` applied, which ends it as a kill would."""
+        script = textwrap.dedent(CRASH).format(patch=patch)
+        result = subprocess.run(
+            [sys.executable, "-c", script, str(self.folder / "config.toml")],
+            env=ENV,
+            check=False,
+            timeout=100,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 77, result.stderr
 
     def files(self, *parts):
         folder = self.folder.joinpath("spool", *parts)

@@ -1,18 +1,11 @@
 """The daemon as a real process, over real files."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from experience.archive import read_shard
 from policies.checkpoint import Delta
 from policies.store import CheckpointStore
 
@@ -21,17 +14,6 @@ SPACES = """
 observation_shape = [3]
 action = { kind = "discrete", n = 2 }
 """
-
-
-def ledger_ids(site):
-    """Every episode id in every version's ledger, with repeats."""
-    paths = sorted((site.state / "checkpoints").glob("[0-9]*/ledger.parquet"))
-    return [name for path in paths for name in pq.read_table(path).column("episode_id").to_pylist()]
-
-
-def archived_ids(site):
-    paths = [Path(path) for path in site.files("archive") if path.suffix == ".parquet"]
-    return [episode.episode_id for path in paths for episode in read_shard(path)]
 
 
 def test_files_go_in_and_a_policy_comes_out(site, drop):
@@ -43,8 +25,8 @@ def test_files_go_in_and_a_policy_comes_out(site, drop):
     assert site.files("claimed") == []
     assert site.files("work") == []
     expected = sorted(f"episode-{i}" for i in range(1, 21))
-    assert sorted(ledger_ids(site)) == expected
-    assert sorted(archived_ids(site)) == expected
+    assert sorted(site.ledger_ids()) == expected
+    assert sorted(site.archived_ids()) == expected
     manifest = site.manifest(site.current())
     assert manifest["episodes_total"] == 20
     assert manifest["updates_total"] == 2
@@ -84,7 +66,7 @@ def test_sigterm_learns_what_is_waiting_and_publishes(site, drop):
     site.wait(lambda: len(site.files("claimed")) == 3, what="three claims")
     assert site.current() is None
     assert site.stop(process) == 0
-    assert len(ledger_ids(site)) == 3
+    assert len(site.ledger_ids()) == 3
     assert site.files("claimed") == []
     assert site.learnerd("status").returncode == 3
 
@@ -146,7 +128,7 @@ def test_each_bad_file_gets_one_record_and_the_rest_goes_on(site, drop):
         assert record["accepted"], record
         folder = "refused" if verdict == "refused" else "quarantine"
         assert site.files(folder, reason), name
-    assert len(ledger_ids(site)) == 4
+    assert len(site.ledger_ids()) == 4
     status = site.status()
     assert sum(status["episodes"]["refused"].values()) == 3
     assert sum(status["episodes"]["quarantined"].values()) == 5
@@ -159,28 +141,7 @@ def test_the_same_episode_again_is_dropped_and_counted(site, drop):
     drop("c.npz", meta={"episode_id": "episode-1"})
     assert site.learnerd("run", "--until-idle").returncode == 0
     assert site.status()["episodes"]["refused"] == {"duplicate": 1, "conflicting_duplicate": 1}
-    assert ledger_ids(site) == ["episode-1"]
-
-
-CRASH = """
-    import os, sys
-    from experience.spool import Spool
-    {patch}
-    from learnerd.cli import main
-    sys.argv = ["learnerd", "run", "--until-idle", "--config", sys.argv[1]]
-    main()
-"""
-
-
-def run_and_crash(site, patch):
-    """Run the daemon with ``patch`` applied, which ends it as a kill would."""
-    script = textwrap.dedent(CRASH).format(patch=patch)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", script, str(site.folder / "config.toml")]
-    result = subprocess.run(
-        command, env=environment, check=False, timeout=100, capture_output=True, text=True
-    )
-    assert result.returncode == 77, result.stderr
+    assert site.ledger_ids() == ["episode-1"]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +155,8 @@ def run_and_crash(site, patch):
 def test_a_crash_after_publish_then_an_online_save_learns_nothing_twice(site, drop, patch):
     for _ in range(10):
         drop()
-    run_and_crash(site, patch)
-    assert len(ledger_ids(site)) == 10
+    site.run_and_crash(patch)
+    assert len(site.ledger_ids()) == 10
     assert len(site.files("claimed")) == 10
 
     store = CheckpointStore(site.state)
@@ -207,8 +168,8 @@ def test_a_crash_after_publish_then_an_online_save_learns_nothing_twice(site, dr
     drop()
     assert site.learnerd("run", "--until-idle").returncode == 0
     expected = sorted(f"episode-{i}" for i in range(1, 12))
-    assert sorted(ledger_ids(site)) == expected
-    assert sorted(archived_ids(site)) == expected
+    assert sorted(site.ledger_ids()) == expected
+    assert sorted(site.archived_ids()) == expected
     assert site.files("claimed") == []
     assert site.manifest(site.current())["episodes_total"] == 11
     assert site.status()["episodes"]["refused"] == {}
@@ -217,11 +178,11 @@ def test_a_crash_after_publish_then_an_online_save_learns_nothing_twice(site, dr
 def test_a_file_whose_daemon_dies_while_reading_it_is_read_again(site, drop):
     for _ in range(4):
         drop()
-    run_and_crash(site, "import learnerd.gate; learnerd.gate.Gate.sort = lambda *a: os._exit(77)")
+    site.run_and_crash("import learnerd.gate; learnerd.gate.Gate.sort = lambda *a: os._exit(77)")
     for _ in range(4):  # more often than a file that kills its decoder would survive
-        run_and_crash(site, "import learnerd.cycle; learnerd.cycle.Cycle.run = lambda *a: os._exit(77)")
+        site.run_and_crash("import learnerd.cycle; learnerd.cycle.Cycle.run = lambda *a: os._exit(77)")
     assert site.learnerd("run", "--until-idle").returncode == 0
-    assert sorted(ledger_ids(site)) == [f"episode-{i}" for i in range(1, 5)]
+    assert sorted(site.ledger_ids()) == [f"episode-{i}" for i in range(1, 5)]
 
 
 def test_replay_rebuilds_the_same_weights(site, drop):

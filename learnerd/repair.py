@@ -1,0 +1,310 @@
+"""Repair: what damaged versions had learned is learned again from the archive.
+
+A version whose files are not what its manifest says is one of two things:
+
+- **Off the lineage.** It was the newest, and the next version succeeds the one before it: its episodes are in
+  no ledger any more. Its archive shard is then treated as a claimed file whose verdict has been given: its
+  rows go through the same cycle as all others, end in the shard of the version that learns them, and only
+  then is the old shard removed. After a crash in between both shards are there, and the ledger tells what was
+  learned from the old one. A version without a shard, as an online learner's, is brought back by the delta
+  that was kept with it, if that is whole.
+- **Below the head.** Later versions hold what it had learned, so that nothing is learned again. Only its
+  episode ids must not be forgotten: where its own files no longer tell them, the archive does.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from experience.episode import Episode
+from experience.errors import ShardDamaged
+from experience.spool import Claim, Spool
+from learnerd.arrival import Arrival
+from learnerd.cycle import Cycle
+from learnerd.gate import Gate
+from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.errors import StoreError, VersionDamaged
+from policies.ledger import Lineage
+from policies.store import CheckpointStore
+
+log = structlog.get_logger(__name__)
+
+CHECK_DISK = "check the disk and its file system"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repairs:
+    """What a look found, and what has to be done about it.
+
+    Attributes:
+        again: files to be learned from again, already admitted.
+        unfinished: whether there will be more to do once these have been learned.
+        message, remedy: for the alarm ``version_damaged``; "" when no damage was ever found.
+        lost: whether something cannot be brought back, or is not yet.
+    """
+
+    again: tuple[Arrival, ...] = ()
+    unfinished: bool = False
+    message: str = ""
+    remedy: str = ""
+    lost: bool = False
+
+
+class Repair:
+    """Finds damaged versions and brings back what they had learned; belongs to the training thread.
+
+    Args:
+        state: the store's folder: each look reads it afresh, past everything that is known already.
+        store: the cycle's, whose memory may hold what the disk has lost.
+        spool: its archive.
+        gate, cycle: which episodes are in hand or learned.
+        writer: the daemon's name.
+        most_episodes: as many as may be handed out at once, or one version's.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        store: CheckpointStore,
+        spool: Spool,
+        gate: Gate,
+        cycle: Cycle,
+        writer: str,
+        most_episodes: int,
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._spool = spool
+        self._gate = gate
+        self._cycle = cycle
+        self._writer = writer
+        self._most_episodes = most_episodes
+        self._in_hand: dict[int, Path] = {}
+        self._done: dict[int, str] = {}
+        self._lost: dict[int, str] = {}
+
+    def look(self, *, thorough: bool, idle: bool) -> Repairs:
+        """Look for damage and begin to repair it.
+
+        Args:
+            thorough: read every version; else the newest ones down to one that is whole, and those whose
+                ids are not known.
+            idle: nothing that was handed out is waiting to be learned any more.
+        """
+        self._close(idle=idle)
+        damaged = self._damaged(thorough=thorough)
+        head = self._heal(self._store.head(), damaged)
+        lineage = Lineage.of(head)
+        if any(version > lineage.head for version in damaged):
+            self._store.repair_current()
+        self._keep_ids(version for version in sorted(damaged) if version in lineage)
+        off = {version for version in damaged if version not in lineage} | self._skipped(lineage)
+        again, more = self._bring_back(sorted(off), damaged)
+        return self._report(again, more=more)
+
+    def _damaged(self, *, thorough: bool) -> dict[int, str]:
+        """Damaged versions, each with what is wrong, as the disk has them now."""
+        fresh = CheckpointStore(self._state)
+        head = fresh.head()
+        newest = range(1 + (0 if head is None else head.version), 1 + fresh.highest_used())
+        candidates = {*newest, *self._store.versions_without_ids()}
+        if thorough:
+            candidates.update(fresh.damaged(thorough=True))
+        found = {}
+        for version in sorted(candidates):
+            try:
+                fresh.load(version)
+            except VersionDamaged as error:
+                found[version] = f"{error.file}: {error.reason}"
+            except StoreError:
+                continue  # pruned
+        return found
+
+    def _heal(self, head: Checkpoint | None, damaged: dict[int, str]) -> Checkpoint | None:
+        """Publish what memory still holds of a head whose files have gone bad; nothing is lost by that."""
+        if head is None or head.version not in damaged:
+            return head
+        self._store.keep_ids(head.version)
+        record = {"heals": head.version}
+        healed = self._store.publish(
+            Delta(weights={}), base=head, writer=self._writer, episodes=[], record=record
+        )
+        message = f"version {head.version} is damaged ({damaged[head.version]})"
+        self._settle(head.version, f"{message}; the daemon published it again from memory")
+        return healed
+
+    def _keep_ids(self, versions: Iterable[int]) -> None:
+        """Make sure of the ids of ancestors of the head; what they had learned is in it."""
+        unreadable = self._store.versions_without_ids()
+        for version in versions:
+            if version in self._done:
+                continue
+            if version not in unreadable:
+                self._settle(version, f"version {version} is damaged; later versions hold what it learned")
+                continue
+            episodes, problem = self._archived(version)
+            if problem:
+                self._lose(version, f"version {version} is damaged, and its episode ids are lost: {problem}")
+                continue
+            self._store.keep_ids(version, [_entry_of(episode) for episode in episodes])
+            self._settle(version, f"version {version} is damaged; its episode ids are the archive's")
+
+    def _skipped(self, lineage: Lineage) -> set[int]:
+        """Versions that are no ancestors of the head and still have a shard."""
+        skipped = {version for first, last in lineage.skipped for version in range(first, last + 1)}
+        return {version for version in skipped if self._spool.archived(version)}
+
+    def _bring_back(self, versions: Sequence[int], damaged: dict[int, str]) -> tuple[list[Arrival], bool]:
+        """The next arrivals to learn from again, oldest version first; whether there are more."""
+        again: list[Arrival] = []
+        for version in versions:
+            if version in self._in_hand or version in self._done:
+                continue
+            if sum(len(arrival.episodes) for arrival in again) >= self._most_episodes:
+                return again, True
+            again += self._again(version, damaged.get(version, "no ancestor of the newest version"))
+        return again, False
+
+    def _close(self, *, idle: bool) -> None:
+        """Versions in hand whose shards are finished have been learned again."""
+        for version, shard in list(self._in_hand.items()):
+            if not shard.exists():
+                self._settle(version, f"version {version} was damaged; its episodes have been learned again")
+                self._store.discard(version)
+            if idle or not shard.exists():
+                del self._in_hand[version]
+
+    def _again(self, version: int, reason: str) -> list[Arrival]:
+        episodes, problem = self._archived(version)
+        if problem:
+            self._without_shard(version, f"version {version} is damaged ({reason})", problem)
+            return []
+        shard = self._spool.archived(version)
+        assert shard is not None
+        self._in_hand[version] = shard
+        log.error("version_damaged", version=version, reason=reason, episodes=len(episodes))
+        rest = []
+        for arrival in self._cycle.recover([_arrival_of(version, shard, episodes)]):
+            kept = self._gate.readmit(arrival)
+            if kept.episodes:
+                rest.append(kept)
+            else:
+                self._gate.finish(kept)
+        return rest
+
+    def _archived(self, version: int) -> tuple[list[Episode], str]:
+        """The episodes of a version's shard; or why there are none."""
+        from experience.archive import read_shard  # noqa: PLC0415 - loads pyarrow
+
+        shard = self._spool.archived(version)
+        if shard is None:
+            return [], "the archive has no shard of it"
+        try:
+            return read_shard(shard), ""
+        except ShardDamaged as error:
+            return [], str(error)
+
+    def _without_shard(self, version: int, message: str, problem: str) -> None:
+        """Add the delta that was kept with a version once more; or say that it is lost."""
+        outcome = self._rescue(version)
+        if outcome:
+            self._settle(version, f"{message}; {outcome}")
+            self._store.discard(version)
+        else:
+            self._lose(version, f"{message}, and what it learned is lost: {problem}")
+
+    def _rescue(self, version: int) -> str:
+        """How what a version without a shard had learned is in the head; "" when it is not."""
+        fresh = CheckpointStore(self._state)
+        try:
+            if self._is_brought_back(fresh, version):
+                return "what it learned had been brought back"
+            entries, delta = fresh.episodes(version), fresh.delta(version)
+            manifest = fresh.manifest(version)
+            hits = fresh.lookup(entry.key for entry in entries)
+            if entries and len(hits) == len(entries):
+                return "its episodes had been learned again"
+            if delta is None or hits:
+                learned = entries or manifest["delta_counters"].get("updates")
+                return "" if learned else "it had learned nothing"
+            delta, base = self._base_for(delta, manifest)
+            self._store.publish(
+                delta,
+                base=base,
+                writer=manifest["writer"],
+                episodes=entries,
+                saved_at=manifest["saved_at"],
+                record={**manifest["record"], "rescued": version},
+            )
+        except StoreError:
+            return ""
+        return "the delta that was kept with it has been added again"
+
+    def _base_for(self, delta: Delta, manifest: Mapping[str, Any]) -> tuple[Delta, Checkpoint]:
+        """What a kept delta is relative to; where that is gone, its weights and counts go onto the head."""
+        with contextlib.suppress(StoreError, IndexError):
+            return delta, self._store.load(manifest["parents"][-1])
+        head = self._store.head()
+        if head is None:
+            raise StoreError("there is no version to add it to")
+        return replace(delta, averages={}), head
+
+    def _is_brought_back(self, store: CheckpointStore, version: int) -> bool:
+        """Whether a later version says so: a crash kept us from removing the damaged one."""
+        claim_id = _claim_id(version)
+        for number in sorted(Lineage.of(store.head()).numbers(version + 1)):
+            with contextlib.suppress(StoreError):
+                if store.manifest(number)["record"].get("rescued") == version:
+                    return True
+                if any(entry.claim_id == claim_id for entry in store.episodes(number)):
+                    return True
+        return False
+
+    def _settle(self, version: int, message: str) -> None:
+        self._lost.pop(version, None)
+        if self._done.get(version) != message:
+            self._done[version] = message
+            log.warning("version_repaired", version=version, outcome=message)
+
+    def _lose(self, version: int, message: str) -> None:
+        if version not in self._lost:
+            log.error("version_lost", version=version, outcome=message)
+        self._lost[version] = message
+
+    def _report(self, again: list[Arrival], *, more: bool) -> Repairs:
+        pending = {
+            version: f"version {version} was damaged; its episodes are being learned again from the archive"
+            for version in self._in_hand
+        }
+        messages = {**self._done, **self._lost, **pending}
+        remedy = CHECK_DISK
+        if self._lost:
+            numbers = ", ".join(f"{version:08d}" for version in sorted(self._lost))
+            remedy += f"; put back archive/<day>/<version>.parquet or checkpoints/<version> of {numbers}"
+        return Repairs(
+            again=tuple(again),
+            unfinished=bool(self._in_hand or more),
+            message="; ".join(messages[version] for version in sorted(messages)),
+            remedy=remedy,
+            lost=bool(self._lost or self._in_hand or more),
+        )
+
+
+def _arrival_of(version: int, shard: Path, episodes: Sequence[Episode]) -> Arrival:
+    """A shard as a file that was claimed when its episodes first came in."""
+    claim = Claim(id=_claim_id(version), attempt=0, name=shard.name, path=shard)
+    came_s = min(episode.ingested_at for episode in episodes)
+    return Arrival(claim=claim, episodes=tuple(episodes), claimed_at=came_s, seen_s=None, mtime_s=came_s)
+
+
+def _claim_id(version: int) -> str:
+    return f"relearn-{version:08d}"
+
+
+def _entry_of(episode: Episode) -> LedgerEntry:
+    return LedgerEntry(key=episode.key, row_sha256=episode.row_sha256)

@@ -1,0 +1,214 @@
+"""Damaged versions: noticed at the start and while running; what they had learned is learned again."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from experience.archive import read_shard
+from policies.checkpoint import Delta, LedgerEntry
+from policies.errors import StoreError
+from policies.store import CheckpointStore
+
+
+def learn(site, drop, count):
+    """Deposit and learn; the version that holds them."""
+    for _ in range(count):
+        drop()
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    return site.current()
+
+
+def folder(site, version):
+    return site.state / "checkpoints" / f"{version:08d}"
+
+
+def spoil(site, version, name="model.safetensors"):
+    path = folder(site, version) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def lineage_ids(site):
+    """Every episode id in the ledgers of the head and its ancestors, with repeats."""
+    store = CheckpointStore(site.state)
+    head, found = store.head(), []
+    skipped = {v for first, last in head.manifest["skipped"] for v in range(first, last + 1)}
+    for version in {*range(1, head.version + 1)} - skipped:
+        found += [entry.key.episode_id for entry in store.episodes(version)]
+    return sorted(found)
+
+
+def alarm(site):
+    document = json.loads((site.state / "status.json").read_bytes())
+    return next(alarm for alarm in document["alarms"] if alarm["id"] == "version_damaged")
+
+
+def expected(count):
+    return sorted(f"episode-{i}" for i in range(1, count + 1))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ledger.parquet", "manifest.json"])
+def test_the_episodes_of_a_damaged_newest_version_are_learned_again(site, drop, name):
+    first = learn(site, drop, 3)
+    second = learn(site, drop, 5)
+    spoil(site, second, name)
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    third = site.manifest(site.current())
+    assert third["version"] == second + 1
+    assert third["parents"] == [first]
+    assert third["episodes_total"] == 8
+    assert lineage_ids(site) == expected(8)
+    assert sorted(site.archived_ids()) == expected(8)
+    assert not folder(site, second).exists()
+    found = alarm(site)
+    assert found["level"] == "notice"
+    assert f"version {second} was damaged; its episodes have been learned again" in found["message"]
+    assert "check the disk" in found["remedy"]
+    assert site.learnerd("run", "--until-idle").returncode == 9
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "Spool.archive = lambda *a, **k: os._exit(77)",
+        "Spool.finish = lambda *a, **k: os._exit(77)",
+        "import learnerd.repair as r; r.Repair._close = lambda s, **k: s._in_hand and os._exit(77)",
+    ],
+    ids=["between publish and archive", "between archive and removal", "before the damaged one goes"],
+)
+def test_a_crash_while_episodes_are_learned_again_learns_nothing_twice(site, drop, patch):
+    learn(site, drop, 3)
+    second = learn(site, drop, 5)
+    spoil(site, second, "manifest.json")
+    site.run_and_crash(patch)
+    assert site.current() == second + 1
+    assert site.learnerd("run", "--until-idle").returncode in (0, 9)
+    assert lineage_ids(site) == expected(8)
+    assert sorted(site.archived_ids()) == expected(8)
+    assert site.manifest(site.current())["episodes_total"] == 8
+    assert not folder(site, second).exists()
+
+
+def test_everything_is_learned_again_when_no_version_is_left(site, drop):
+    for count in (3, 4, 2):
+        last = learn(site, drop, count)
+    for version in range(1, last + 1):
+        spoil(site, version)
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    assert site.current() > last
+    assert lineage_ids(site) == expected(9)
+    assert sorted(site.archived_ids()) == expected(9)
+
+
+def test_clients_that_act_with_a_version_that_is_damaged_since_are_still_learned_from(site, drop):
+    learn(site, drop, 3)
+    second = learn(site, drop, 5)
+    spoil(site, second)
+    drop(meta={"policy_version": second})
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    assert lineage_ids(site) == expected(9)
+
+
+def test_an_episode_deposited_again_meanwhile_is_learned_once(site, drop):
+    learn(site, drop, 3)
+    kept = drop()
+    data = kept.read_bytes()
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    spoil(site, site.current())
+    shard = max(site.files("archive"))
+    away = site.folder / shard.name
+    shutil.move(shard, away)
+    (site.inbox / kept.name).write_bytes(data)
+    os.utime(site.inbox / kept.name, (0, 0))
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    shutil.move(away, shard)
+    assert site.learnerd("run", "--until-idle").returncode in (0, 9)
+    assert lineage_ids(site) == expected(4)
+    assert sorted(site.archived_ids()) == expected(4)
+
+
+def test_without_a_shard_the_alarm_says_what_is_lost(site, drop):
+    learn(site, drop, 3)
+    second = learn(site, drop, 5)
+    spoil(site, second)
+    (shard,) = [path for path in site.files("archive") if int(path.stem) == second]
+    away = site.folder / shard.name
+    shutil.move(shard, away)
+    site.learnerd("run", "--until-idle")
+    found = alarm(site)
+    assert found.get("level", "alarm") == "alarm"
+    assert f"version {second} is damaged" in found["message"]
+    assert "the archive has no shard of it" in found["message"]
+    assert f"{second:08d}" in found["remedy"]
+    assert site.current() == second - 1
+    shutil.move(away, shard)
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    assert lineage_ids(site) == expected(8)
+
+
+def save_online(site, name="online-1"):
+    store = CheckpointStore(site.state)
+    base = store.head()
+    change = {"policy.0.bias": base.weights["policy.0.bias"].astype("f8") * 0 + 1.0}
+    key = read_shard(site.files("archive")[0])[0].key._replace(client_id="online", episode_id=name)
+    entries = [LedgerEntry(key=key, row_sha256="0" * 64)]
+    delta = Delta(weights=change, counters={"updates": 1})
+    return store.publish(delta, base=base, writer="online", episodes=entries)
+
+
+def test_an_online_learners_save_is_brought_back_by_its_delta(site, drop):
+    learn(site, drop, 3)
+    saved = save_online(site)
+    spoil(site, saved.version)
+    site.learnerd("run", "--until-idle")
+    head = CheckpointStore(site.state).head()
+    assert head.version == saved.version + 1
+    assert head.writer == "online"
+    assert (head.weights["policy.0.bias"] == saved.weights["policy.0.bias"]).all()
+    assert head.counters == saved.counters
+    assert "delta that was kept with it" in alarm(site)["message"]
+    assert lineage_ids(site) == [*expected(3), "online-1"]
+
+
+def test_ids_of_a_damaged_ancestor_come_from_the_archive(site, drop):
+    first = drop()
+    data = first.read_bytes()
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    learn(site, drop, 2)
+    shutil.rmtree(folder(site, 1))
+    folder(site, 1).mkdir()
+    (site.inbox / "again.npz").write_bytes(data)
+    assert site.learnerd("run", "--until-idle").returncode == 0
+    assert site.status()["episodes"]["refused"] == {"duplicate": 1}
+    assert site.manifest(site.current())["episodes_total"] == 3
+    assert "its episode ids are the archive's" in alarm(site)["message"]
+
+
+def test_damage_is_noticed_while_running_and_mended_from_memory(site, drop):
+    site.configure("[batch]\nmax_wait_s = 0.1\n")
+    process = site.start()
+    for _ in range(3):
+        drop()
+    site.wait(lambda: site.current() == 1, what="the first version")
+    weights = CheckpointStore(site.state).load(1).weights
+    spoil(site, 1)
+    site.wait(lambda: site.current() == 2, what="the same version again", timeout_s=90)
+    healed = CheckpointStore(site.state).load(2)
+    assert all((healed.weights[name] == weights[name]).all() for name in weights)
+    site.wait(lambda: "from memory" in _message(site), what="the alarm")
+    drop()
+    site.wait(lambda: site.current() == 3, what="the next version")
+    assert site.stop(process) == 0
+    assert sorted(site.ledger_ids()) == expected(4)
+    with pytest.raises(StoreError):
+        CheckpointStore(site.state).load(1)
+
+
+def _message(site):
+    try:
+        return alarm(site)["message"]
+    except StopIteration:
+        return ""
