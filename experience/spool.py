@@ -166,6 +166,14 @@ class Spool:
             return None
         return claim
 
+    def sync_claims(self) -> None:
+        """Make claims durable before a verdict or a ledger names them by their ids.
+
+        A claim that a power cut undoes comes again under another id: its refusal would count twice, and an
+        episode learned from it would be taken for a second deposit.
+        """
+        fsync_folder(self._claimed)
+
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
         names = [entry.name for entry in entries(self._claimed)]

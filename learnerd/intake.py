@@ -145,6 +145,8 @@ class Intake:
         self._retries = [retry for retry in self._retries if retry not in due]
         names = self._backlog.take(min(SLICE_FILES, room - len(due)))
         claims = [claim for claim in map(self._claim, names) if claim]
+        if claims:
+            self._spool.sync_claims()
         yield from self._admitted(self._decode([r.claim for r in due if r.resumed], resumed=True))
         rest = [r.claim for r in due if not r.resumed] + claims
         yield from self._admitted(self._decode(rest, resumed=False))

@@ -1,0 +1,99 @@
+"""Intake over a disk that fails: what passed is kept, and no file is blamed for it."""
+
+import numpy as np
+import pytest
+
+from experience.codec import Decoded
+from experience.decoder import DecodeResult
+from experience.episode import Episode
+from experience.spool import Spool
+from learnerd.clock import Clock
+from learnerd.intake import MAX_ATTEMPTS, Intake
+
+
+def episode(name):
+    return Episode(
+        episode_id=name,
+        action=np.array([0]),
+        reward=np.array([1.0]),
+        obs=np.zeros((1, 1), np.float32),
+        terminated=True,
+        truncated=False,
+    )
+
+
+class Decoder:
+    def start(self):
+        pass
+
+    def decode(self, jobs):
+        for job in jobs:
+            decoded = Decoded(episodes=(episode(job.name),), problems=())
+            yield DecodeResult(job=job, decoded=decoded, mtime=1.0)
+
+
+class Gate:
+    """Admits everything, but fails on the names in ``failing``, as on a full disk."""
+
+    def __init__(self):
+        self.failing = set()
+        self.held = set()
+        self.quarantined = []
+
+    def sort(self, arrival):
+        if arrival.claim.name in self.failing:
+            raise OSError(28, "injected")
+        self.held.add(arrival.claim.id)
+        return arrival
+
+    def holds(self, claim):
+        return claim.id in self.held
+
+    def quarantine(self, claim, problem):
+        self.quarantined.append((claim.name, problem.reason))
+
+
+@pytest.fixture
+def gate():
+    return Gate()
+
+
+@pytest.fixture
+def intake(tmp_path, gate):
+    spool = Spool(tmp_path)
+    spool.make_folders()
+    for name in ("a.npz", "b.npz", "c.npz"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    clock = Clock(remember_s=3600.0)
+    return Intake(spool=spool, decoder=Decoder(), gate=gate, settle_s=0.0, clock=clock)
+
+
+def taken(intake, *, into):
+    intake.scan()
+    for arrival in intake.take(64):
+        into.append(arrival.claim.name)
+
+
+def test_what_passed_before_an_error_is_not_lost(intake, gate):
+    gate.failing = {"b.npz"}
+    got = []
+    with pytest.raises(OSError, match="injected"):
+        taken(intake, into=got)
+    assert got == ["a.npz"]
+    gate.failing = set()
+    taken(intake, into=got)
+    assert sorted(got) == ["a.npz", "b.npz", "c.npz"]
+    assert intake.idle
+
+
+def test_a_disk_that_keeps_failing_is_no_file_s_fault(intake, gate):
+    gate.failing = {"a.npz", "b.npz", "c.npz"}
+    for _ in range(3 * MAX_ATTEMPTS):
+        with pytest.raises(OSError, match="injected"):
+            taken(intake, into=[])
+    gate.failing = set()
+    got = []
+    taken(intake, into=got)
+    taken(intake, into=got)
+    assert sorted(got) == ["a.npz", "b.npz", "c.npz"]
+    assert gate.quarantined == []
