@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experience.archive import write_shard
+from experience.codec.parquet_footer import read_footer
 from experience.errors import Problem
 
 ROWS = {
@@ -402,3 +403,30 @@ def test_ids_cost_one_hash_a_file(decode, monkeypatch):
     data = arrow(pa.table({**ROWS, "row": [1, 2]}).drop_columns("episode_id"))
     assert len(decode(data, "e.arrow").episodes) == 2
     assert sum(call[0] == b"e.arrow" for call in calls if call) == 1
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_the_footer_announces_what_pyarrow_says(varied, tmp_path, compression):
+    """Read without native code, which ends the process on some damaged footers."""
+    path = tmp_path / "1.parquet"
+    write_shard(path, varied)
+    wide = pa.table({"x": np.zeros(10_000), "y": np.arange(10_000, dtype=np.int32), "t": ["text"] * 10_000})
+    for data in (path.read_bytes(), parquet(wide, row_group_size=999, compression=compression)):
+        footer = read_footer(data[-8 - int.from_bytes(data[-8:-4], "little") : -8])
+        metadata = pq.read_metadata(pa.BufferReader(data))
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
+        sizes = [
+            max(c.total_uncompressed_size, c.num_values * widths.get(c.physical_type, 0)) for c in chunks
+        ]
+        assert (footer.n_rows, footer.n_groups) == (metadata.num_rows, len(groups))
+        assert footer.decoded_bytes == sum(sizes)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"\x1c" * 99, b"\x19\xfc\xff\xff\xff\x7f", b"\x16" + b"\xff" * 20]
+)
+def test_what_is_no_footer(data):
+    with pytest.raises(ValueError, match=r"footer|deep|list|integer|end"):
+        read_footer(data)
