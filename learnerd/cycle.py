@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import structlog
+
 from experience.episode import Episode, EpisodeKey
 from experience.errors import reject
 from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.config import Config
+from learnerd.diverging import diverging
 from learnerd.gate import Gate
 from learnerd.learn import Learned, chunked, infer_spec, learn, ledger_entries
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
@@ -25,19 +28,24 @@ from policies.initial import initial_checkpoint
 from policies.spec import PolicySpec
 from policies.store import CheckpointStore
 
+log = structlog.get_logger(__name__)
+
+MAX_DRIFTED = 4
+"""How often a batch is trained again because the head drifted off; then it waits for a quieter time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CycleReport:
     """What one cycle did.
 
     Attributes:
-        published: the new version; None when nothing was admitted or the update diverged.
+        published: the new version; None when nothing was left to learn from.
         learned: what was trained; None likewise.
         head: the newest version after it, whoever published it; None when there is none.
         arrivals: the files that it dealt with.
         update_s, publish_s: seconds spent training, and writing the version and the archive.
         inferred: the spec, when this cycle had to infer it from the first episodes.
-        diverged: what became non-finite, "" when nothing did.
+        diverged: what became non-finite before some episodes were refused, "" when nothing did.
         staleness_mean: updates between the versions that acted and the head, the mean over episodes that say.
     """
 
@@ -92,12 +100,14 @@ class Cycle:
         """
         base, kept = self._base(self.recover(arrivals))
         inferred = base.spec if base is not None and base.version == 0 else None
+        drifted, diverged = 0, ""
         while base is not None and kept:
             started = self._clock.monotonic()
             try:
-                learned = self._learn(base, kept)
+                learned = self._learn(base, [e for arrival in kept for e in arrival.episodes])
             except UpdateDiverged as error:
-                return self._set_aside(kept, error)
+                diverged, kept = str(error), self._without_diverging(base, kept, error)
+                continue
             trained = self._clock.monotonic()
             staleness = self._gate.mean_staleness(learned.episodes)
             try:
@@ -106,7 +116,11 @@ class Cycle:
                 kept = self._without(kept, error)
                 base = self._store.head()
                 continue
-            except DriftTooLarge:
+            except DriftTooLarge as error:
+                drifted += 1
+                if drifted > MAX_DRIFTED:
+                    raise
+                log.info("trained_again", base=error.base, head=error.head, drift=round(error.drift, 4))
                 base = self._store.head()
                 continue
             self._archive(published, learned.episodes, kept)
@@ -118,9 +132,11 @@ class Cycle:
                 update_s=trained - started,
                 publish_s=self._clock.monotonic() - trained,
                 inferred=inferred,
+                diverged=diverged,
                 staleness_mean=staleness,
             )
-        return CycleReport(published=None, learned=None, arrivals=(), head=self._store.head())
+        head = self._store.head()
+        return CycleReport(published=None, learned=None, arrivals=(), head=head, diverged=diverged)
 
     def recover(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Archive what a broken-off cycle had published but not archived; return what is not learned yet."""
@@ -183,8 +199,7 @@ class Cycle:
         kept = [fit for fit in map(self._gate.judge, arrivals) if fit.episodes]
         return initial_checkpoint(spec, seed=self._config.learner.seed), kept
 
-    def _learn(self, base: Checkpoint, arrivals: Sequence[Arrival]) -> Learned:
-        episodes = [episode for arrival in arrivals for episode in arrival.episodes]
+    def _learn(self, base: Checkpoint, episodes: Sequence[Episode]) -> Learned:
         return learn(
             base,
             chunked(episodes, self._config.batch.chunk_episodes),
@@ -225,17 +240,22 @@ class Cycle:
                 self._gate.finish(left)
         return rest
 
-    def _set_aside(self, arrivals: Sequence[Arrival], error: UpdateDiverged) -> CycleReport:
+    def _without_diverging(
+        self, base: Checkpoint, arrivals: Sequence[Arrival], error: UpdateDiverged
+    ) -> list[Arrival]:
+        """Refuse the episodes whose update diverges; return the others."""
+        episodes = [episode for arrival in arrivals for episode in arrival.episodes]
+        keys = {e.key for e in diverging(episodes, lambda some: self._stays_finite(base, some))}
         problem = reject("diverged", "update", str(error), "episodes whose update stays finite").problem
-        for arrival in arrivals:
-            self._gate.refuse_all(arrival, problem)
-        return CycleReport(
-            published=None,
-            learned=None,
-            arrivals=tuple(arrivals),
-            head=self._store.head(),
-            diverged=str(error),
-        )
+        rest = [self._gate.refuse_some(arrival, keys, problem) for arrival in arrivals]
+        return [arrival for arrival in rest if arrival.episodes]
+
+    def _stays_finite(self, base: Checkpoint, episodes: Sequence[Episode]) -> bool:
+        try:
+            self._learn(base, episodes)
+        except UpdateDiverged:
+            return False
+        return True
 
     def _load(self, version: int) -> Checkpoint | None:
         try:

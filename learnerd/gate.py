@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from experience.admission import Rules, Sight, acting_versions, admit
@@ -125,6 +125,18 @@ class Gate:
                     self._in_flight.pop(episode.key, None)
                     self._record(arrival.claim, episode, _duplicate(episode))
             return arrival.keeping(tuple(e for e in arrival.episodes if e.key not in gone))
+
+    def refuse_some(self, arrival: Arrival, keys: Collection[EpisodeKey], problem: Problem) -> Arrival:
+        """Refuse the episodes of ``arrival`` that are among ``keys``; return it with the others."""
+        with self._lock:
+            refused = [episode for episode in arrival.episodes if episode.key in keys]
+            self._refuse(arrival.claim, [(episode, problem) for episode in refused])
+            for episode in refused:
+                self._in_flight.pop(episode.key, None)
+            rest = arrival.keeping(tuple(e for e in arrival.episodes if e.key not in keys))
+            if not rest.episodes:
+                self.finish(rest)
+            return rest
 
     def refuse_all(self, arrival: Arrival, problem: Problem) -> None:
         """Refuse every episode of ``arrival`` for one reason, and finish it."""

@@ -134,7 +134,7 @@ class Reporter:
         )
 
     def _diverged(self, report: CycleReport) -> None:
-        log.error("diverged", what=report.diverged, files=len(report.arrivals))
+        log.error("diverged", what=report.diverged, folder="refused/diverged")
         self._telemetry.raise_alarm(
             "diverged",
             f"an update became non-finite: {report.diverged}",
