@@ -205,3 +205,28 @@ def test_a_file_removed_under_a_running_writer_begins_anew(tmp_path):
     outcomes.record([outcome("b/0")])
     assert Outcomes(path).counts() == {"refused": {"too_old": 1}, "quarantined": {}}
     assert Outcomes(path).damaged_lines == 0
+
+
+def test_finished_claims_are_forgotten_but_not_their_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("experience.outcomes.RECENT_CLAIMS", 10)
+    outcomes = Outcomes(tmp_path / "outcomes.jsonl")
+    for i in range(50):
+        outcomes.record([outcome(f"claim{i}/0"), outcome(f"claim{i}/1")])
+        outcomes.forget(f"claim{i}")
+        outcomes.forget("never seen")
+    assert not outcomes.known("claim0/0")
+    assert outcomes.known("claim49/1")
+    assert len(outcomes._keys) == 10
+    outcomes.record([outcome("claim49/1")])  # a batch that is finished a second time
+    assert outcomes.counts() == Outcomes(tmp_path / "outcomes.jsonl").counts()
+    assert sum(outcomes.counts()["refused"].values()) == 100
+
+
+def test_a_short_record_is_not_compacted_but_only_present_claims_are_remembered(tmp_path):
+    path = tmp_path / "outcomes.jsonl"
+    Outcomes(path).record([outcome("gone/0"), outcome("here/0")])
+    outcomes = Outcomes(path)
+    assert not outcomes.fold({"here"})
+    assert outcomes.known("here/0")
+    assert not outcomes.known("gone/0")
+    assert sum(outcomes.counts()["refused"].values()) == 2

@@ -526,3 +526,23 @@ def test_the_claim_stays_until_its_outcome_is_on_the_disk(spool, monkeypatch, en
             assert k >= 2
             return
     pytest.fail("more calls than expected")
+
+
+def test_folders_that_were_removed_come_back_with_the_inbox_as_it_was(tmp_path):
+    spool = Spool(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in").chmod(0o3730)
+    spool.make_folders()
+    assert spool.restore_folders() == []
+    (tmp_path / "in").rmdir()
+    (tmp_path / "work").rmdir()
+    assert spool.restore_folders() == [tmp_path / "in", tmp_path / "work"]
+    assert (tmp_path / "in").stat().st_mode & 0o7777 == 0o3730
+
+
+def test_a_spool_that_is_gone_whole_is_not_made_again(tmp_path):
+    spool = Spool(tmp_path / "mounted")
+    spool.make_folders()
+    (tmp_path / "mounted").rename(tmp_path / "unmounted")
+    assert spool.restore_folders() == []
+    assert not (tmp_path / "mounted").exists()
