@@ -12,9 +12,11 @@ from typing import Any
 
 _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
 """Physical type (boolean, int32, int64, int96, float, double) -> bytes a value; others count by pages."""
-_ROWS, _GROUPS = 3, 4
+_SCHEMA, _ROWS, _GROUPS = 2, 3, 4
 _COLUMNS, _CHUNK = 1, 3
-_TYPE, _VALUES, _PAGE_BYTES = 1, 5, 6
+_GROUP_ROWS = 3
+_TYPE, _PATH, _VALUES, _PAGE_BYTES = 1, 3, 5, 6
+_ELEMENT_TYPE, _ELEMENT_NAME, _ELEMENT_CHILDREN = 1, 4, 5
 _MAX_DEPTH = 16
 _MAX_VARINT_BYTES = 10
 
@@ -43,6 +45,9 @@ def read_footer(data: bytes) -> Footer:
     try:
         fields = _Compact(data).struct(0)
         groups = fields.get(_GROUPS, [])
+        _check_columns(fields[_SCHEMA], groups)
+        if sum(group[_GROUP_ROWS] for group in groups) != fields[_ROWS]:
+            raise ValueError(f"{fields[_ROWS]} rows, other than in its row groups")
         return Footer(
             n_rows=int(fields[_ROWS]),
             n_groups=len(groups),
@@ -52,6 +57,33 @@ def read_footer(data: bytes) -> Footer:
         )
     except (KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(f"no footer: {type(error).__name__} {error}") from error
+
+
+def _check_columns(schema: list[dict[int, Any]], groups: list[dict[int, Any]]) -> None:
+    """Names and types stand in the schema and in every row group; nothing else notices a damaged name."""
+    expected = _leaves(schema)
+    for group in groups:
+        chunks = [column[_CHUNK] for column in group[_COLUMNS]]
+        found = [(tuple(chunk[_PATH]), chunk[_TYPE]) for chunk in chunks]
+        if found != expected:
+            name = next((a for a, b in zip(expected, found, strict=False) if a != b), "their number")
+            raise ValueError(f"columns other than in its schema: {name}")
+
+
+def _leaves(schema: list[dict[int, Any]]) -> list[tuple[tuple[bytes, ...], int]]:
+    """Path and type of every column; the schema lists a tree, parents before their children."""
+    leaves: list[tuple[tuple[bytes, ...], int]] = []
+    path: list[tuple[bytes, int]] = []
+    for element in schema[1:]:
+        path.append((element[_ELEMENT_NAME], element.get(_ELEMENT_CHILDREN, 0)))
+        if path[-1][1]:
+            continue
+        leaves.append((tuple(name for name, _ in path), element[_ELEMENT_TYPE]))
+        while path and path[-1][1] <= 1:
+            path.pop()
+        if path:
+            path[-1] = (path[-1][0], path[-1][1] - 1)
+    return leaves
 
 
 def _decoded_bytes(chunk: dict[int, Any]) -> int:
@@ -74,8 +106,8 @@ class _Compact:
             4: lambda _: self._integer(),
             5: lambda _: self._integer(),
             6: lambda _: self._integer(),
-            7: lambda _: self._skip(8),
-            8: lambda _: self._skip(self._varint()),
+            7: lambda _: self._bytes(8),
+            8: lambda _: self._bytes(self._varint()),
             9: self._list,
             10: self._list,
             12: self.struct,
@@ -120,7 +152,8 @@ class _Compact:
         zigzag = self._varint()
         return (zigzag >> 1) ^ -(zigzag & 1)
 
-    def _skip(self, n_bytes: int) -> None:
+    def _bytes(self, n_bytes: int) -> bytes:
         self._at += n_bytes
         if self._at > len(self._data):
             raise ValueError(f"{n_bytes} bytes beyond the end")
+        return self._data[self._at - n_bytes : self._at]

@@ -88,7 +88,7 @@ def _parts(folder, counted, *, trials, seed):
     figure = (
         f"{counted.total} files, {len(violations)} wrong; decoder at most {decoder_mib} of 512 MiB, "
         f"daemon {daemon_mib} MiB; "
-        f"{other} flips, none in npz, read as another valid episode{fuzzed}"
+        f"{other} flips, none in npz or Parquet, read as another valid episode{fuzzed}"
     )
     return violations, figure, skipped
 

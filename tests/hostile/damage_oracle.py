@@ -13,8 +13,8 @@ from experience.decoder import DecodeJob, Decoder
 OWN = ("source_name", "source_sha256", "ingested_at", "row_sha256")
 """Fields that follow from the file's bytes, or from the others."""
 
-SEALED = (".npz",)
-"""Formats in which every flipped bit must be noticed; the others carry no checksum of everything."""
+SEALED = (".npz", ".parquet")
+"""Formats in which every flipped bit must be noticed (Parquet with page checksums); the others have none."""
 
 _SLICE = 200
 

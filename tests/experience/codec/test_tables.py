@@ -430,3 +430,15 @@ def test_the_footer_announces_what_pyarrow_says(varied, tmp_path, compression):
 def test_what_is_no_footer(data):
     with pytest.raises(ValueError, match=r"footer|deep|list|integer|end"):
         read_footer(data)
+
+
+@pytest.mark.parametrize("name", [b"logp", b"policy_version", b"client_id"])
+def test_a_damaged_column_name_is_noticed(decode, varied, tmp_path, name):
+    """It would be an extension, and the episode another."""
+    path = tmp_path / "1.parquet"
+    write_shard(path, varied)
+    data = bytearray(path.read_bytes())
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    data[data.index(name, start)] ^= 1
+    with pytest.raises(Exception, match="columns other than in its schema"):
+        decode(bytes(data), "1.parquet")
