@@ -29,7 +29,7 @@ from learnerd.telemetry import Telemetry
 from learnerd.trainer import Trainer
 from learnerd.warm_up import warm_up
 from learnerd.watch import SpoolWatch
-from policies.errors import BadDelta, StoreError
+from policies.errors import BadDelta, DriftTooLarge, StoreError
 from policies.store import CheckpointStore
 
 Mode = Literal["forever", "once", "until_idle"]
@@ -284,7 +284,7 @@ class Loop:
             if isinstance(error, BadDelta):
                 self._retry_or_set_aside(error)
             else:
-                self._retry_later("publish_failed", error, "free space, or mend the state folder")
+                self._retry_later("publish_failed", error, _remedy(error))
         except Exception as error:  # noqa: BLE001 - whatever a batch does, the daemon goes on
             self._retry_or_set_aside(error)
         else:
@@ -357,3 +357,9 @@ class Loop:
         limit_s = self._notifier.watchdog_s
         if limit_s is not None and self._trainer.busy_s < limit_s:
             self._notifier.watchdog()
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, DriftTooLarge):
+        return "raise [merge] drift_limit, or let the online learner publish less often; nothing is lost"
+    return "free space, or mend the state folder"

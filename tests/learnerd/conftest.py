@@ -18,7 +18,7 @@ from experience.archive import read_shard
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-CRASH = """
+PATCHED = """
     import os, sys
     from experience.spool import Spool
     {patch}
@@ -106,17 +106,29 @@ class Site:
         paths = [path for path in self.files("archive") if path.suffix == ".parquet"]
         return [episode.episode_id for path in paths for episode in read_shard(path)]
 
-    def run_and_crash(self, patch):
-        """Run the daemon with ``patch`` applied, which ends it as a kill would."""
-        script = textwrap.dedent(CRASH).format(patch=patch)
+    def archived(self, version):
+        """The episodes of a version's shard, in the order of learning."""
+        (path,) = [path for path in self.files("archive") if path.name == f"{version:08d}.parquet"]
+        return read_shard(path)
+
+    def run_patched(self, patch):
+        """Run the daemon until it is idle, with ``patch`` applied."""
+        script = textwrap.dedent(PATCHED).replace("{patch}", patch)
         result = subprocess.run(
             [sys.executable, "-c", script, str(self.folder / "config.toml")],
             env=ENV,
+            cwd=self.folder,
             check=False,
             timeout=100,
             capture_output=True,
             text=True,
         )
+        (self.folder / "daemon.log").write_text(result.stdout + result.stderr)
+        return result
+
+    def run_and_crash(self, patch):
+        """Run the daemon with ``patch`` applied, which ends it as a kill would."""
+        result = self.run_patched(patch)
         assert result.returncode == 77, result.stderr
 
     def files(self, *parts):
