@@ -7,6 +7,7 @@ the folder and a good fsync after it makes them durable, as in a journaling file
 
 import os
 import stat
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ RECOVERED = {"CURRENT", "status.json", "merge.json", "clock.json"}
 """Names in the state folder that the next start writes or repairs: nothing relies on their durability."""
 REPEATED = ("in", "work", "claimed", "quarantine")
 """Folders of the spool whose changes are done again when a power cut undoes them: claims, and their moves."""
+ID_CHARACTERS = 36
 
 
 @dataclass(kw_only=True)
@@ -39,30 +41,41 @@ class Doubts:
     Attributes:
         files: inode -> path, of files whose data are in doubt.
         folders: path -> doubt.
+        synced_bytes: inode -> size at its last good fsync.
         broken: one line for each time that something relied on what was in doubt.
         failed: how many fsyncs failed.
+        recovering: whether the main thread lets go of what an earlier life had published.
     """
 
     files: dict[int, str] = field(default_factory=dict)
     folders: dict[str, FolderDoubt] = field(default_factory=dict)
+    synced_bytes: dict[int, int] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     failed: int = 0
+    recovering: bool = False
     _dirty: dict[str, set[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> "Doubts":
         """What an earlier life left behind."""
-        folders = {path: FolderDoubt(**doubt) for path, doubt in document.get("folders", {}).items()}
-        return cls(files={int(n): path for n, path in document.get("files", {}).items()}, folders=folders)
+        return cls(
+            files={int(inode): path for inode, path in document.get("files", {}).items()},
+            folders={path: FolderDoubt(**doubt) for path, doubt in document.get("folders", {}).items()},
+            synced_bytes={int(inode): size for inode, size in document.get("synced_bytes", {}).items()},
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {"files": self.files, "folders": {path: asdict(doubt) for path, doubt in self.folders.items()}}
+        """What the next life has to know."""
+        folders = {path: asdict(doubt) for path, doubt in self.folders.items()}
+        return {"files": self.files, "folders": folders, "synced_bytes": self.synced_bytes}
 
     def __call__(self, name: str, args: tuple, error: OSError | None, call):
         if name == "fsync":
             self._fsync(args[0], error)
         if error is not None:
             raise error
+        if name == "open" and Path(args[0]).exists():
+            return call()  # no new name
         if name in ("write", "ftruncate"):
             if name == "write":
                 self.files.pop(os.fstat(args[0]).st_ino, None)
@@ -95,8 +108,10 @@ class Doubts:
             if doubt is not None and not doubt.changed and doubt.names and not self._is_repeated(path):
                 self.broken.append(f"fsync of {path} repeated on the same names: {doubt.names}")
             self._dirty.pop(path, None)
-        elif status.st_ino in self.files:
+            return
+        if status.st_ino in self.files:
             self.broken.append(f"fsync of {path} repeated on the same data")
+        self.synced_bytes[status.st_ino] = status.st_size
 
     def _names(self, path: str) -> list[str]:
         return self.folders[path].names if path in self.folders else []
@@ -124,8 +139,6 @@ class Doubts:
         if name == "rmdir":
             self.folders.pop(str(path), None)
         folder = str(path.parent)
-        if name == "open" and path.name in self._dirty.get(folder, ()):
-            return
         self._dirty.setdefault(folder, set()).add(path.name)
         doubt = self.folders.get(folder)
         if doubt is None:
@@ -136,14 +149,40 @@ class Doubts:
 
     def _let_go(self, path: str) -> None:
         """A claim goes: whatever became of its episodes must be durable by now."""
-        if Path(path).parent.parent.name != "claimed" or Path(path).name.startswith("."):
+        claim = Path(path)
+        if claim.parent.parent.name != "claimed" or claim.name.startswith("."):
             return
         for inode, name in self.files.items():
-            if Path(name).exists() and os.lstat(name).st_ino == inode and _counts(Path(name).name):
+            there = Path(name).exists() and os.lstat(name).st_ino == inode
+            if (
+                there
+                and self._is_named(claim, Path(name))
+                and self._relies_on(claim, Path(name).parent, Path(name).name)
+            ):
                 self.broken.append(f"{path} let go while the data of {name} are in doubt")
         for doubt in self.folders.values():
-            if not self._is_repeated(doubt.path) and doubt.names:
-                self.broken.append(f"{path} let go while {doubt.names} in {doubt.path} are in doubt")
+            names = [name for name in doubt.names if self._relies_on(claim, Path(doubt.path), name)]
+            if names:
+                self.broken.append(f"{path} let go while {names} in {doubt.path} are in doubt")
+
+    def _is_named(self, claim: Path, file: Path) -> bool:
+        """Whether a log's lines in doubt tell of this claim; any other file is in doubt as a whole."""
+        if file.suffix != ".jsonl":
+            return True
+        lines = file.read_bytes()[self.synced_bytes.get(file.stat().st_ino, 0) :]
+        return claim.name[:ID_CHARACTERS].encode() in lines
+
+    def _relies_on(self, claim: Path, folder: Path, name: str) -> bool:
+        """Whether this claim may only go when that file is durable."""
+        if not _counts(name) or any(part.startswith(".tmp-") for part in folder.parts):
+            return False
+        if self._is_repeated(str(folder)):
+            return False
+        if folder.parent.name == "refused":
+            return name.startswith(claim.name[:ID_CHARACTERS])
+        if folder.name == "state" or folder.parent.name == "spool":
+            return True  # verdicts, and the folders above everything
+        return self.recovering or threading.current_thread().name.startswith("trainer")
 
     def _is_repeated(self, path: str) -> bool:
         folder = Path(path)

@@ -18,6 +18,7 @@ from outcome import Outcome
 from p01_kills import MEMORY, SCENARIOS, Trial, baseline
 from site_daemon import Scenario, check, prepare, rehearse
 
+from learnerd.cycle import Cycle
 from policies.errors import StoreError
 from policies.store import CheckpointStore
 
@@ -105,7 +106,14 @@ def _live(report: Report, scenario: Scenario, site: Path, fault: Fault | None, l
         doubts.published()
         return version
 
-    CheckpointStore.publish = publish
+    def recover(self, arrivals, real=Cycle.recover):
+        doubts.recovering = True
+        try:
+            return real(self, arrivals)
+        finally:
+            doubts.recovering = False
+
+    CheckpointStore.publish, Cycle.recover = publish, recover
     injector = Injector(fault, last_words=lambda call: tell(died=call), watcher=doubts)
     code: int | str
     try:
