@@ -23,7 +23,7 @@ from corpus import CANARY, SMALL, damaged, generate
 from damage_oracle import feed
 from hostile_case import arrays, header, npz
 from judge import daemon_complaints
-from mischief import MISCHIEF
+from mischief import MISCHIEF, wait_for
 from outcome import Outcome
 
 from experience.decoder import DEFAULT_ADDRESS_SPACE_BYTES, Decoder

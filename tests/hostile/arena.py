@@ -70,13 +70,13 @@ class Arena:
             str(self.folder / "config.toml"),
         ]
         with (self.folder / "daemon.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: PLW1509 - it takes no lock
+            process = subprocess.Popen(
                 command,
                 env=self._environment,
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
-                preexec_fn=self._prepare,
+                preexec_fn=self._prepare,  # noqa: PLW1509 - it takes no lock
             )
         threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         return process
