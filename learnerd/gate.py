@@ -97,10 +97,14 @@ class Gate:
                 self._held.add(rest.claim.id)
             return rest
 
-    def holds(self, claim: Claim) -> bool:
-        """Whether ``claim`` passed and waits to be learned from."""
+    def held(self) -> frozenset[str]:
+        """Ids of the claims that passed and wait to be learned from.
+
+        A claim's file is gone before it is let go: one that is listed later than this and is not among them
+        is held by nobody.
+        """
         with self._lock:
-            return claim.id in self._held
+            return frozenset(self._held)
 
     def judge(self, arrival: Arrival) -> Arrival:
         """Apply the rules of admission; ``sort`` does, and the first batch once its shapes are known."""

@@ -122,9 +122,9 @@ class Intake:
 
         A file that kills its decoder is retried, never orphaned: these files' attempts were not their fault.
         """
-        known = {retry.claim.id for retry in self._retries}
+        known = {retry.claim.id for retry in self._retries} | self._gate.held()
         for claim in self._spool.resume():
-            if claim.id not in known and not self._gate.holds(claim):
+            if claim.id not in known:
                 self._retry(self._spool.clear_attempts(claim), delay_s=0.0, resumed=True)
 
     def resume(self) -> list[Arrival]:

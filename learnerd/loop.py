@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,9 @@ Mode = Literal["forever", "once", "until_idle"]
 
 HEARTBEAT_S = 10.0
 """Longest time between two looks at the world and two writes of the status file."""
+
+SCAN_PAUSE = 10.0
+"""Times its own cost between two scans: with a million files waiting looking must not be all."""
 
 MAX_FAILURES = 3
 """How often a batch may fail: then it is set aside, or a run that is to end ends without it."""
@@ -217,8 +221,11 @@ class Loop:
 
     def _scan(self) -> None:
         """Look at the whole inbox; "once" takes only what was there at the first time."""
+        begun_s = time.thread_time()
         self._intake.scan(only_known=self._mode == "once" and self._next_scan_s > 0.0)
-        self._next_scan_s = self._clock.monotonic() + self._config.schedule.rescan_s
+        cost_s = time.thread_time() - begun_s
+        pause_s = max(self._config.schedule.rescan_s, SCAN_PAUSE * cost_s)
+        self._next_scan_s = self._clock.monotonic() + pause_s
 
     def _hand_over(self) -> None:
         """Start a cycle when a batch is due and the trainer is free."""

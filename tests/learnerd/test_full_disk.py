@@ -65,9 +65,9 @@ def test_a_claim_that_cannot_be_finished_stays_held(gate, spool, arrive, monkeyp
         patched.setattr(spool, "finish", full)
         with pytest.raises(OSError, match="No space"):
             gate.finish(arrival)
-    assert gate.holds(arrival.claim)  # else a scan would take it up a second time
+    assert gate.held() == {arrival.claim.id}  # else a scan would take it up a second time
     gate.finish(arrival)
-    assert not gate.holds(arrival.claim)
+    assert gate.held() == set()
     assert spool.resume() == []
     assert gate.verdicts == 1
 
@@ -110,8 +110,26 @@ def test_files_before_and_after_the_one_that_fails_are_not_lost(gate, spool, mak
     intake.scan()
     names |= {arrival.claim.name for arrival in intake.take(64)}
     assert names == {"a", "b", "c", "d"}
-    assert all(gate.holds(claim) for claim in spool.resume())
-    assert len(spool.resume()) == 4
+    assert {claim.id for claim in spool.resume()} == gate.held()
+    assert len(gate.held()) == 4
+
+
+def test_a_claim_that_the_training_thread_finishes_during_a_scan_is_no_orphan(
+    gate, spool, arrive, make_episode, monkeypatch
+):
+    intake = Intake(
+        spool=spool, decoder=Decoded(make_episode), gate=gate, settle_s=0.0, clock=Clock(remember_s=1.0)
+    )
+    arrival, listed = gate.sort(arrive("a")), spool.resume
+
+    def finish_while_listing():
+        claims = listed()
+        gate.finish(arrival)
+        return claims
+
+    monkeypatch.setattr(spool, "resume", finish_while_listing)
+    intake.scan()
+    assert intake.idle
 
 
 @pytest.fixture

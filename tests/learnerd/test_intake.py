@@ -37,17 +37,17 @@ class Gate:
 
     def __init__(self):
         self.failing = set()
-        self.held = set()
+        self.passed = set()
         self.quarantined = []
 
     def sort(self, arrival):
         if arrival.claim.name in self.failing:
             raise OSError(28, "injected")
-        self.held.add(arrival.claim.id)
+        self.passed.add(arrival.claim.id)
         return arrival
 
-    def holds(self, claim):
-        return claim.id in self.held
+    def held(self):
+        return frozenset(self.passed)
 
     def quarantine(self, claim, problem):
         self.quarantined.append((claim.name, problem.reason))
