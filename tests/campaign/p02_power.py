@@ -6,11 +6,13 @@ single sectors), the kernel mounts it and replays its journal, and what is there
 the daemon has started on it. Needs root, loop devices, /dev/fuse, util-linux; XFS and btrfs need their mkfs.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,9 @@ SAMPLE = 6
 
 CAMPAIGN = Path(__file__).parent
 NAMESPACE = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
     "unshare",
     "--mount",
     "--propagation",
@@ -75,7 +80,8 @@ def _unprivileged() -> str:
     if os.geteuid() != 0:
         return "power cuts need root, to mount file systems"
     devices = [name for name in ("/dev/fuse", "/dev/loop-control") if not Path(name).exists()]
-    commands = [name for name in ("unshare", "losetup", "mount", "umount") if shutil.which(name) is None]
+    programs = ("setpriv", "unshare", "losetup", "mount", "umount")
+    commands = [name for name in programs if shutil.which(name) is None]
     if devices or commands:
         return f"power cuts need {', '.join(devices + commands)}"
     probe = subprocess.run(
@@ -88,13 +94,14 @@ def _lines(system: FileSystem, trials: int, seed: int) -> Iterator[dict]:
     """Run the trials in a process of their own: its end, however it comes, undoes every mount."""
     path = os.pathsep.join((str(CAMPAIGN), str(CAMPAIGN.parents[1])))
     command = [*NAMESPACE, sys.executable, "-m", "power.trial", system.name, str(trials), str(seed)]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="power-"))
+        environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        stack.enter_context(process)
+        stack.callback(process.kill)
         assert process.stdout is not None
-        try:
-            yield from map(json.loads, process.stdout)
-        finally:
-            if process.poll() is None:
-                process.kill()  # unshare ignores SIGTERM; its end kills all that is in there
+        yield from map(json.loads, process.stdout)
+        process.wait()
     if process.returncode != 0:
         yield {"violation": f"{system.name}: the trials ended with exit code {process.returncode}"}
