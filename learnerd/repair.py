@@ -29,6 +29,7 @@ from learnerd.gate import Gate
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import StoreError, VersionDamaged
 from policies.ledger import Lineage
+from policies.manifest import version_folder
 from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
@@ -155,9 +156,13 @@ class Repair:
             self._settle(version, f"version {version} is damaged; its episode ids are the archive's")
 
     def _skipped(self, lineage: Lineage) -> set[int]:
-        """Versions that are no ancestors of the head and still have a shard."""
+        """Versions below the head that are no ancestors of it, while something of them is left."""
         skipped = {version for first, last in lineage.skipped for version in range(first, last + 1)}
-        return {version for version in skipped if self._spool.archived(version)}
+        return {
+            version
+            for version in skipped
+            if version_folder(self._state, version).is_dir() or self._spool.archived(version)
+        }
 
     def _bring_back(self, versions: Sequence[int], damaged: dict[int, str]) -> tuple[list[Arrival], bool]:
         """The next arrivals to learn from again, oldest version first; whether there are more."""

@@ -173,6 +173,19 @@ def test_an_online_learners_save_is_brought_back_by_its_delta(site, drop):
     assert lineage_ids(site) == [*expected(3), "online-1"]
 
 
+def test_a_save_is_brought_back_also_when_another_writer_went_on_without_it(site, drop):
+    learn(site, drop, 3)
+    first = save_online(site, "online-1")
+    spoil(site, first.version)
+    second = save_online(site, "online-2")
+    assert (second.weights["policy.0.bias"] == first.weights["policy.0.bias"]).all()
+    site.learnerd("run", "--until-idle")
+    head = CheckpointStore(site.state).head()
+    assert (head.weights["policy.0.bias"] == second.weights["policy.0.bias"] + 1.0).all()
+    assert lineage_ids(site) == [*expected(3), "online-1", "online-2"]
+    assert not folder(site, first.version).exists()
+
+
 def test_ids_of_a_damaged_ancestor_come_from_the_archive(site, drop):
     first = drop()
     data = first.read_bytes()
