@@ -17,6 +17,8 @@ SAMPLE = 400
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 QUEUED_EVENTS = 16
+DEFAULT_EVENTS = 16384
+"""The kernel's own; restored when a run that was killed has left the small one behind."""
 THREADS = ("handler", "emitter", "reader")
 RESCAN_S = 2.0
 SETTLE_S = 0.5
@@ -247,4 +249,4 @@ def _set_queue(events):
         QUEUE.write_text(str(events))
     except OSError:
         return None
-    return before
+    return before if before > QUEUED_EVENTS else DEFAULT_EVENTS
