@@ -23,6 +23,7 @@ def _noise() -> None:
                 os.write(descriptor, b"noise" * 100)
         except OSError:
             continue
+    time.sleep(1e6)  # until the parent has had enough; or the next file would be opened meanwhile
 
 
 _ENDS = {
