@@ -23,23 +23,25 @@ FULL = 60
 SAMPLE = 2
 
 STEP_S = 7200.0
-MAX_AGE_S = 4.0
-"""Fresh files are learned in well under this; after it, a step is forgotten."""
+MAX_AGE_S, SAMPLE_MAX_AGE_S = 20.0, 6.0
+"""Fresh files are learned in well under this, also after a restart; after it, a step is forgotten."""
+FORGET_EVERY = 5
+"""Steps between two waits for that."""
 HEARTBEAT_S = 10.0
 WATCHDOG_S = 20.0
 FILES = 3
 RESTART_EVERY = 5
 
-CONFIG = f"""
+CONFIG = """
 [policy]
 observation_shape = [2]
-action = {{ kind = "discrete", n = 2 }}
+action = { kind = "discrete", n = 2 }
 hidden = [4]
 [batch]
 min_episodes = 4
 max_wait_s = 0.2
 [admission]
-max_age_s = {MAX_AGE_S:g}
+max_age_s = MAX_AGE_S
 settle_s = 0.5
 [schedule]
 rescan_s = 1.0
@@ -98,6 +100,28 @@ class Beats:
                 self._last_s = now
 
 
+class SlowWriter:
+    """A client that cannot rename: it writes an episode in place, a step at a time, until told to end it."""
+
+    def __init__(self, path, name, ended_at):
+        *self._lines, self._end = episode_text(name, ended_at=ended_at).splitlines(keepends=True)
+        self._file = path.open("w", buffering=1)
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def _write(self):
+        self._file.writelines(self._lines)
+        while not self._enough.wait(0.05):
+            self._file.write(self._lines[-1])
+        self._file.write(self._end)
+        self._file.close()
+
+    def finish(self):
+        self._enough.set()
+        self._thread.join()
+
+
 def run(*, trials, seed, progress):
     """Step the clock of a real daemon ``trials`` times, with files before, during and after each step."""
     folder = Path(tempfile.mkdtemp(prefix="p08-"))
@@ -114,9 +138,11 @@ def run(*, trials, seed, progress):
             "NOTIFY_SOCKET": beats.address,
             "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
         }
-        with Live(folder / "daemon", config=CONFIG, environment=environment) as live:
+        max_age_s = MAX_AGE_S if trials > SAMPLE else SAMPLE_MAX_AGE_S
+        config = CONFIG.replace("MAX_AGE_S", f"{max_age_s:.1f}")
+        with Live(folder / "daemon", config=config, environment=environment) as live:
             live.start()
-            campaign = _Campaign(live, shift, beats, random.Random(seed))
+            campaign = _Campaign(live, shift, beats, random.Random(seed), max_age_s)
             campaign.all_steps(trials, progress)
             violations = campaign.judge()
         figure = (
@@ -130,8 +156,9 @@ def run(*, trials, seed, progress):
 
 
 class _Campaign:
-    def __init__(self, live, shift, beats, rng):
+    def __init__(self, live, shift, beats, rng, max_age_s):
         self.live, self.shift, self.beats, self.rng = live, shift, beats, rng
+        self.max_age_s = max_age_s
         self.expected = {}
         self.wrong = []
         self.broken = []
@@ -142,35 +169,33 @@ class _Campaign:
         self._check_narrow("start")
         self.beats.count(on=True)
         for number in range(trials):
-            self._one_step(number)
+            self._one_step(number, forget=number % FORGET_EVERY == FORGET_EVERY - 1 or number == trials - 1)
             progress(number + 1)
 
-    def _one_step(self, number):
+    def _one_step(self, number, *, forget):
         sign = 1 if number % 2 == 0 else -1
         if number % 6 >= 4:  # two steps the same way, now and then
             sign = -sign
         tag = f"{number:04d}"
         fresh = [self._fresh(f"{tag}-before-{i}", by_mtime=i == 0) for i in range(FILES)]
         waiting = self._prepared(f"{tag}-during")
-        slow = (self.live.inbox / f"{tag}-slow.jsonl").open("w")
-        whole = episode_text(f"{tag}-slow", ended_at=self.shift.now())
-        slow.write(whole[: len(whole) // 2])
-        slow.flush()
+        slow = SlowWriter(self.live.inbox / f"{tag}-slow.jsonl", f"{tag}-slow", self.shift.now())
         time.sleep(self.rng.uniform(0.0, 0.3))
         self.shift.step(sign * STEP_S)
-        stepped_s = time.monotonic()
+        stepped_s = noticed_s = time.monotonic()
         if number % RESTART_EVERY == RESTART_EVERY - 1:
             self._restart(number)
+            noticed_s = time.monotonic()  # at the latest
         waiting()
         fresh += [f"{tag}-during", *(self._fresh(f"{tag}-after-{i}", by_mtime=i == 0) for i in range(FILES))]
         self._check_status(tag)
-        slow.write(whole[len(whole) // 2 :])
-        slow.close()
+        slow.finish()
         self._expect(f"{tag}-slow", "learned")
         self._wait_for([*fresh, f"{tag}-slow"], stepped_s)
         self._bounds_widened(tag)
-        time.sleep(max(0.0, stepped_s + MAX_AGE_S + 0.5 - time.monotonic()))
-        self._check_narrow(tag)
+        if forget:
+            time.sleep(max(0.0, noticed_s + self.max_age_s + 0.5 - time.monotonic()))
+            self._check_narrow(tag)
 
     def _restart(self, number):
         """Stop or kill it with the step just made, and start it again."""
