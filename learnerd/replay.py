@@ -20,6 +20,7 @@ from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint
 from policies.errors import StoreError
 from policies.initial import initial_checkpoint
+from policies.ledger import Lineage
 from policies.store import CheckpointStore
 
 WRITER = "replay"
@@ -51,8 +52,15 @@ class Row:
 
 
 def shards(config: Config) -> list[Path]:
-    """Return the archive's shards, in the order of their versions."""
-    return Spool(config.paths.spool, writer=WRITER).shards()
+    """Return the archive's shards, in the order of their versions.
+
+    Not those of versions that were damaged and are no ancestors of the newest one: what they had learned is
+    learned again under a later number.
+    """
+    head = CheckpointStore(config.paths.state).head()
+    skipped = () if head is None else Lineage.of(head).skipped
+    paths = Spool(config.paths.spool, writer=WRITER).shards()
+    return [path for path in paths if not any(low <= int(path.stem) <= high for low, high in skipped)]
 
 
 def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[Row]:

@@ -23,7 +23,7 @@ PATCHED = """
     from experience.spool import Spool
     {patch}
     from learnerd.cli import main
-    sys.argv = ["learnerd", "run", "--until-idle", "--config", sys.argv[1]]
+    sys.argv[0] = "learnerd"
     main()
 """
 
@@ -60,10 +60,11 @@ class Site:
     def status(self):
         return json.loads(self.learnerd("status", "--json").stdout)
 
-    def start(self):
-        """Start the daemon and wait until it is ready."""
+    def start(self, patch=None):
+        """Start the daemon, with ``patch`` applied to it, and wait until it is ready."""
+        command = self.command("run") if patch is None else self.patched(patch, "run")
         log = (self.folder / "daemon.log").open("ab")
-        process = subprocess.Popen(self.command("run"), env=ENV, cwd=self.folder, stderr=log, stdout=log)
+        process = subprocess.Popen(command, env=ENV, cwd=self.folder, stderr=log, stdout=log)
         log.close()
         self.processes.append(process)
         self.wait(lambda: self._running(process), what="the daemon to be ready")
@@ -111,11 +112,15 @@ class Site:
         (path,) = [path for path in self.files("archive") if path.name == f"{version:08d}.parquet"]
         return read_shard(path)
 
+    def patched(self, patch, *arguments):
+        """The command line of a daemon with ``patch`` applied."""
+        script = textwrap.dedent(PATCHED).replace("{patch}", patch)
+        return [sys.executable, "-c", script, *arguments, "--config", str(self.folder / "config.toml")]
+
     def run_patched(self, patch):
         """Run the daemon until it is idle, with ``patch`` applied."""
-        script = textwrap.dedent(PATCHED).replace("{patch}", patch)
         result = subprocess.run(
-            [sys.executable, "-c", script, str(self.folder / "config.toml")],
+            self.patched(patch, "run", "--until-idle"),
             env=ENV,
             cwd=self.folder,
             check=False,
