@@ -172,7 +172,7 @@ class Spool:
         A claim that a power cut undoes comes again under another id: its refusal would count twice, and an
         episode learned from it would be taken for a second deposit.
         """
-        fsync_folder(self._claimed)
+        _fsync_rename(self._inbox, self._claimed)
 
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
@@ -252,8 +252,7 @@ class Spool:
             if not os.path.lexists(target):
                 record.unlink(missing_ok=True)
                 raise
-        fsync_folder(folder)
-        fsync_folder(self._claimed)
+        _fsync_rename(self._claimed, folder)
         self.work_path(claim).unlink(missing_ok=True)
         return target
 
@@ -380,6 +379,16 @@ def _add_rows(path: Path, episodes: Sequence[Episode], verdicts: Sequence[Proble
     from experience.archive import add_rows  # noqa: PLC0415 - a spool that only claims needs no pyarrow
 
     add_rows(path, episodes, verdicts=verdicts)
+
+
+def _fsync_rename(source: Path, target: Path) -> None:
+    """Make renames from one folder into another durable: the source first.
+
+    On btrfs, flushing the target alone makes the new names durable and not that the old ones are gone: after
+    a power cut a file has both, and two names are what a hard link has.
+    """
+    fsync_folder(source)
+    fsync_folder(target)
 
 
 def _reason_folder(root: Path, reason: str) -> Path:

@@ -2,6 +2,7 @@ import json
 import os
 import stat
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -546,3 +547,20 @@ def test_a_spool_that_is_gone_whole_is_not_made_again(tmp_path):
     (tmp_path / "mounted").rename(tmp_path / "unmounted")
     assert spool.restore_folders() == []
     assert not (tmp_path / "mounted").exists()
+
+
+def test_the_folder_that_a_file_leaves_is_flushed_before_the_one_it_enters(spool, monkeypatch):
+    flushed = []
+    real = os.fsync
+
+    def fsync(file):
+        flushed.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    claim = claimed(spool)
+    spool.sync_claims()
+    inbox, claims = str(spool.root / "in"), str(spool.root / "claimed" / "daemon")
+    assert flushed == [inbox, claims]
+    target = spool.quarantine(claim, PROBLEM, now=0.0)
+    assert flushed[-2:] == [claims, str(target.parent)]
