@@ -35,7 +35,9 @@ def left(tmp_path):
     def build(*cuts):
         start = tmp_path / "start.img"
         start.write_bytes(b"." * SECTOR * 4)
-        return [letters(image) for _, image in images(TAPE, cuts, start, SECTOR)]
+        return [
+            letters(image) for _, image in images(TAPE, cuts, start, sector_bytes=SECTOR, whole_bytes=SECTOR)
+        ]
 
     return build
 
@@ -64,6 +66,14 @@ def test_a_torn_write_keeps_whole_sectors_only():
         assert all(event.data == b"y" * SECTOR for event in kept[1:])
         seen.add(tuple(event.offset // SECTOR for event in kept[1:]))
     assert {(), (1, 2, 3)} < seen
+
+
+def test_the_beginning_of_the_disk_is_not_torn():
+    pending = [write(0, b"x", 12)]
+    for seed in range(20):
+        kept = survivors(pending, Cut(at=0, kind="sectors", seed=seed), SECTOR, 8 * SECTOR)
+        assert all(event.offset >= 8 * SECTOR for event in kept if len(event.data) == SECTOR)
+        assert all(len(event.data) == 8 * SECTOR for event in kept if event.offset == 0)
 
 
 def test_subsets_keep_the_order_of_writes_and_differ():

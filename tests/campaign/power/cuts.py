@@ -4,6 +4,7 @@ A disk with a write cache may carry out the writes since the last flush in any o
 write of several sectors in part. Each write that a flush follows is there for good.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def choose(tape: Sequence[Event], count: int, rng: Random) -> list[Cut]:
 
 
 def images(
-    tape: Sequence[Event], cuts: Sequence[Cut], start: Path, sector_bytes: int
+    tape: Sequence[Event], cuts: Sequence[Cut], start: Path, *, sector_bytes: int, whole_bytes: int
 ) -> Iterator[tuple[Cut, Path]]:
     """Build each cut's disk; a disk is gone when the next one is asked for.
 
@@ -58,6 +59,7 @@ def images(
         cuts: in the order of the tape.
         start: the disk's content before; it is changed.
         sector_bytes: what is never torn.
+        whole_bytes: nor is this much at the beginning of the disk.
     """
     image = start.with_name("cut.img")
     flushed = 0
@@ -70,13 +72,13 @@ def images(
             run("cp", "--sparse=always", str(start), str(image))
             pending = [event for event in tape[flushed : cut.at] if event.kind == WRITE]
             with image.open("r+b", buffering=0) as disk:
-                for event in survivors(pending, cut, sector_bytes):
+                for event in survivors(pending, cut, sector_bytes, whole_bytes):
                     _apply(disk, event)
             yield cut, image
             image.unlink()
 
 
-def survivors(pending: Sequence[Event], cut: Cut, sector_bytes: int) -> list[Event]:
+def survivors(pending: Sequence[Event], cut: Cut, sector_bytes: int, whole_bytes: int = 0) -> list[Event]:
     """Those of the unflushed writes that reached the disk."""
     rng = Random(cut.seed)
     share = rng.choice((0.1, 0.5, 0.9))
@@ -87,15 +89,28 @@ def survivors(pending: Sequence[Event], cut: Cut, sector_bytes: int) -> list[Eve
     if cut.kind == "writes":
         return [event for event in pending if rng.random() < share]
     if cut.kind == "sectors":
-        return [part for event in pending for part in _sectors(event, sector_bytes) if rng.random() < share]
-    torn = [part for event in pending[-1:] for part in _sectors(event, sector_bytes) if rng.random() < share]
+        return [
+            part
+            for event in pending
+            for part in _parts(event, sector_bytes, whole_bytes)
+            if rng.random() < share
+        ]
+    torn = [
+        part
+        for event in pending[-1:]
+        for part in _parts(event, sector_bytes, whole_bytes)
+        if rng.random() < share
+    ]
     return [*pending[:-1], *torn]
 
 
-def _sectors(event: Event, sector_bytes: int) -> list[Event]:
+def _parts(event: Event, sector_bytes: int, whole_bytes: int) -> list[Event]:
+    """Cut a write where a power cut may: between sectors, but not within the beginning of the disk."""
+    places = range(event.offset, event.offset + len(event.data), sector_bytes)
+    bounds = [event.offset, *(at for at in places[1:] if at >= whole_bytes), event.offset + len(event.data)]
     return [
-        Event(kind=WRITE, offset=event.offset + at, data=event.data[at : at + sector_bytes])
-        for at in range(0, len(event.data), sector_bytes)
+        Event(kind=WRITE, offset=start, data=event.data[start - event.offset : end - event.offset])
+        for start, end in itertools.pairwise(bounds)
     ]
 
 

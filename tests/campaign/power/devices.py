@@ -27,6 +27,7 @@ class FileSystem:
         options: for ``mount -o``.
         size_bytes: of the disk; near the least that it accepts.
         sector_bytes: what the disk writes as a whole: what a power cut does not tear.
+        whole_bytes: the beginning of the disk that is not torn either.
         package: where its command comes from, on Debian.
     """
 
@@ -35,10 +36,12 @@ class FileSystem:
     options: str
     size_bytes: int
     sector_bytes: int
+    whole_bytes: int
     package: str
 
 
-# btrfs takes its superblock, 4 KiB, to be written whole; the others can live with sectors of 512 bytes.
+# XFS lives with sectors of 512 bytes. So does ext4 but for its superblock, which is written in place with a
+# checksum, and needed for mounting. btrfs takes all its blocks, of 4 KiB, to be written whole.
 FILE_SYSTEMS = (
     FileSystem(
         name="ext4",
@@ -46,6 +49,7 @@ FILE_SYSTEMS = (
         options="nodiscard,errors=remount-ro",
         size_bytes=64 * MIB,
         sector_bytes=512,
+        whole_bytes=4096,
         package="e2fsprogs",
     ),
     FileSystem(
@@ -54,6 +58,7 @@ FILE_SYSTEMS = (
         options="nodiscard,nouuid",
         size_bytes=320 * MIB,
         sector_bytes=512,
+        whole_bytes=512,
         package="xfsprogs",
     ),
     FileSystem(
@@ -62,6 +67,7 @@ FILE_SYSTEMS = (
         options="nodiscard",
         size_bytes=192 * MIB,
         sector_bytes=4096,
+        whole_bytes=4096,
         package="btrfs-progs",
     ),
 )

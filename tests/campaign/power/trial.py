@@ -117,9 +117,9 @@ def _recording(system: FileSystem, room: Path, count: int, seed: int, figures: C
     figures["recordings"] += 1
     for name, kind in (("writes", WRITE), ("flushes", FLUSH), ("marks", MARK)):
         figures[name] += sum(event.kind == kind for event in tape)
-    for cut, image in images(
-        tape, choose(tape, count, Random(seed)), room / "start.img", system.sector_bytes
-    ):
+    cuts = choose(tape, count, Random(seed))
+    sizes = {"sector_bytes": system.sector_bytes, "whole_bytes": system.whole_bytes}
+    for cut, image in images(tape, cuts, room / "start.img", **sizes):
         figures[f"cut_{cut.kind}"] += 1
         if found := judge(system, room, tape, cut, image):
             tell(violation=f"{system.name}, seed {seed}, {cut}: {'; '.join(found)}")
