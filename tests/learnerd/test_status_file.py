@@ -65,15 +65,6 @@ def test_written_and_read_back(config):
     assert [entry.name for entry in state.iterdir()] == ["status.json"]
 
 
-def test_a_failed_write_keeps_the_old_document(config, monkeypatch):
-    state = config.paths.state
-    write_status(state, running(policy={"version": 1}))
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
-        write_status(state, running(policy={"version": 2}))
-    assert read_status(state)["policy"]["version"] == 1
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema": 2}', '{"schema": 1', "\xff", "[" * 100_000])
 def test_what_is_no_status_document_is_none(config, text):
     (config.paths.state / "status.json").write_text(text, encoding="latin-1")
