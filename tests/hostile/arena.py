@@ -94,7 +94,10 @@ class Arena:
     def _watch(self, process: subprocess.Popen) -> None:
         """Note the most memory that the daemon and its children have had, in bytes."""
         while process.poll() is None:
-            for kind, pid in [("daemon", process.pid), *(("decoder", pid) for pid in _children(process.pid))]:
+            for kind, pid in [
+                ("daemon", process.pid),
+                *(("decoder", pid) for pid in _children(process.pid) if _is_decoder(pid)),
+            ]:
                 for line in ("VmPeak", "VmHWM"):
                     key = f"{kind} {line}"
                     self.peaks[key] = max(self.peaks[key], _memory(pid, line))
@@ -137,6 +140,14 @@ def _children(pid: int) -> list[int]:
     except OSError:
         return []
     return [int(child) for text in texts for child in text.split()]
+
+
+def _is_decoder(pid: int) -> bool:
+    """Whether a child has become the decoder: between fork and exec it still has its parent's memory."""
+    try:
+        return b"decode_child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _memory(pid: int, name: str) -> int:
