@@ -132,10 +132,11 @@ class Learner(Table):
     entropy_bonus: PositiveOrZero = 0.005
     max_grad_norm: Positive = 0.5
     value_max_grad_norm: Positive = 10.0
-    target_kl: PositiveOrZero = 0.0
+    target_kl: PositiveOrZero = 0.05
     popart_rate: Fraction = 0.1
     ema_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     optimizer: Literal["adam", "sgd"] = "adam"
+    noise_scale: bool = False
 
     def settings(self) -> "LearnerSettings":
         """These keys as the learner takes them."""

@@ -52,6 +52,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "batch_episodes",
             "batch_steps",
             "unlogged_steps",
+            "policy_updates",
+            "noise_scale_steps",
         )
     ),
     "latency": dict.fromkeys(("drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s")),

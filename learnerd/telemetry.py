@@ -11,10 +11,11 @@ from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
+from learnerd.policy_updates import PolicyUpdates
 from learnerd.status_file import SECTIONS, new_document
 from policies.checkpoint import Checkpoint
 
-COUNTED = ("updates", "steps", "return_mean_100", "recent_returns")
+COUNTED = ("updates", "steps", "return_mean_100", "recent_returns", "policy_updates", "noise_scale_steps")
 _LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
 """What the last cycle's report gives; the others are counted here."""
 
@@ -63,6 +64,7 @@ class Telemetry:
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_EPISODES))
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
     started_s: float = 0.0
+    policy_updates: PolicyUpdates = field(default_factory=PolicyUpdates)
 
     def __post_init__(self) -> None:
         self.started_s = self.clock.monotonic()
@@ -80,6 +82,7 @@ class Telemetry:
         """Take over the figures of an earlier run, so that a restart leaves no gap in ``status``."""
         learning = (document or {}).get("learning") or {}
         self.learning = {key: learning.get(key) for key in _LEARNING_KEYS}
+        self.policy_updates.restore(learning)
         recent = learning.get("recent_returns") or []
         self.returns.extend(float(value) for value in recent if isinstance(value, int | float))
 
@@ -96,6 +99,7 @@ class Telemetry:
             if arrival.seen_s is not None:
                 before_claim_s = max(0.0, arrival.claimed_at - arrival.mtime_s)
                 self.latencies_s.append(before_claim_s + now - arrival.seen_s)
+        self.policy_updates.note(report.learned.reports)
         last = report.learned.reports[-1]
         self.learning = {
             "return_last": episodes[-1].total_reward,
@@ -148,6 +152,7 @@ class Telemetry:
             "steps": self._counter("steps"),
             "return_mean_100": float(np.mean(self.returns)) if self.returns else None,
             "recent_returns": list(self.returns),
+            **self.policy_updates.document(),
             **{key: self.learning.get(key) for key in _LEARNING_KEYS},
         }
 

@@ -14,6 +14,7 @@ from policies.errors import UpdateDiverged
 from policies.learner_state import LearnerState
 from policies.losses import value_loss
 from policies.networks import Evaluation, Network, divergence, evaluate, log_std_of, perceptron, set_gradient
+from policies.noise_scale import GradientNoise, NoiseProbe
 from policies.optimizer import clip_to_norm_
 from policies.rows import Rows
 from policies.settings import LearnerSettings
@@ -58,6 +59,9 @@ class Epochs:
         algorithm: the policy's loss.
         policy_rate: the policy's learning rate, with the effective sample size; None: no policy steps.
         value_rate: the value network's; None: no value steps.
+
+    Attributes:
+        noise: of the policy's gradient in the first epoch, when the settings ask for it.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Epochs:
         self._trace = Trace()
         self._watches_kl = False
         self._minibatches = 0
+        self._probe = NoiseProbe() if settings.noise_scale and policy_rate is not None else None
+        self.noise: GradientNoise | None = None
 
     @property
     def policy_steps(self) -> int:
@@ -107,6 +113,8 @@ class Epochs:
             self._trace.kl = []
             before = self._minibatches
             self._epoch(rows.take(order))
+            if self._probe is not None:
+                self.noise, self._probe = self._probe.estimate(len(rows)), None
             if not last and self._watches_kl and self._mean_kl(before) > target_kl:
                 break
         means = self._trace.means(minibatches=self._minibatches, minibatches_kl=self._minibatches - before)
@@ -148,6 +156,8 @@ class Epochs:
                 self._trace.kl.append(divergence(reference, now).sum() / n)
         needed = reference.logp if self._algorithm.needs_reference else None
         loss = self._algorithm.policy_loss(rows, now, needed) - self._settings.entropy_bonus * now.entropy
+        if rows.weight is not None:
+            loss = loss * rows.weight
         return loss.sum() if self._settings.lr_scaling == "sum" else loss.sum() / n
 
     def _reference(self, rows: Rows) -> Evaluation:
@@ -169,8 +179,10 @@ class Epochs:
         return value_loss(output, rows.target, coefficient=coefficient).sum() / n
 
     def _step(self) -> None:
-        self._clip()
         state = self._state
+        if self._probe is not None:
+            self._probe.add(state.policy.gradient)
+        self._clip()
         if self._policy_rate is not None:
             state.policy_optimizer.step(
                 state.policy.flat, state.policy.gradient, learning_rate=self._policy_rate

@@ -16,6 +16,7 @@ from policies.normalizer import RunningStatistics
 from policies.preparation import Preparation
 from policies.report import UpdateReport
 from policies.settings import LearnerSettings
+from policies.trust import Trust
 
 DEVICES = ("cpu", "cuda")
 
@@ -68,12 +69,14 @@ class Learner:
         began = self._clock()
         start = self._preparation.prepare(batch)
         rate = self._learning_rate(batch.n_episodes)
+        kept = kept_episodes(batch, start.trust)
+        policy_rate = None if start.trust.factor is None else self._learning_rate(kept) * start.trust.factor
         value_rate = self._settings.learning_rate if self._settings.lr_scaling == "sum" else rate
         epochs = Epochs(
             self._state,
             self._settings,
             self._algorithm,
-            policy_rate=None if start.trust is None else rate * start.trust,
+            policy_rate=policy_rate,
             value_rate=value_rate if self._algorithm.trains_value else None,
         )
         means = epochs.run(start.rows, permutations(seed, epochs=self._settings.epochs, n=batch.n_steps))
@@ -85,6 +88,7 @@ class Learner:
             ess_fraction=start.ess_fraction,
             ratio_max=start.ratio_max,
             learning_rate=rate,
+            policy_episodes=0 if policy_rate is None else kept,
             policy_steps=epochs.policy_steps,
             value_steps=epochs.value_steps,
             n_steps=batch.n_steps,
@@ -92,6 +96,7 @@ class Learner:
             unlogged_steps=start.unlogged_steps,
             return_mean=float(batch.total_reward.mean()),
             seconds=self._clock() - began,
+            noise=epochs.noise,
         )
 
     def delta(self) -> Delta:
@@ -121,3 +126,10 @@ class Learner:
         if self._updates_statistics:
             rows = batch.obs.reshape(batch.n_steps, self._base.spec.inputs)
             state.observed = state.observed + RunningStatistics.of(rows)
+
+
+def kept_episodes(batch: Batch, trust: Trust) -> int:
+    """How many episodes of ``batch`` have steps that the policy learns from."""
+    if trust.kept is None:
+        return batch.n_episodes
+    return int(np.logical_or.reduceat(trust.kept, batch.offsets[:-1]).sum())

@@ -21,6 +21,7 @@ from policies.returns import discounted_returns
 from policies.rows import Rows
 from policies.settings import LearnerSettings
 from policies.spec import DiscreteSpace
+from policies.trust import ALL, Trust, trust_by_ess
 from policies.weighting import effective_sample_fraction, largest_ratio, normalized
 
 Float64 = NDArray[np.float64]
@@ -36,7 +37,7 @@ class Start:
         ess_fraction: effective sample size over the steps with a behavior log-probability.
         ratio_max: largest importance ratio.
         unlogged_steps: how many have no behavior log-probability.
-        trust: what the policy's step is multiplied with; None: the batch says too little about the policy.
+        trust: which steps move the policy, and how far.
     """
 
     rows: Rows
@@ -44,7 +45,7 @@ class Start:
     ess_fraction: float
     ratio_max: float
     unlogged_steps: int
-    trust: float | None
+    trust: Trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,8 @@ class Preparation:
         check_finite({"entropy": entropy, "log-probability": float(logp.sum())})
         logged = np.isfinite(batch.logp)
         behavior_logp = np.where(logged, batch.logp, 0.0)
-        log_ratio = (logp - behavior_logp)[logged]
-        ess_fraction = effective_sample_fraction(log_ratio)
+        log_ratio = logp - behavior_logp
+        trust = self._trust(batch, log_ratio, logged)
         advantage, target = self._advantages(batch, inputs.obs)
         return Start(
             rows=Rows(
@@ -106,12 +107,13 @@ class Preparation:
                 start_logp=now.logp,
                 start_parameters=now.parameters,
                 logged=None if logged.all() else torch.from_numpy(logged).to(self._device),
+                weight=None if trust.kept is None else self._float32(trust.kept / trust.kept.mean()),
             ),
             entropy=entropy,
-            ess_fraction=ess_fraction,
-            ratio_max=largest_ratio(log_ratio),
+            ess_fraction=effective_sample_fraction(log_ratio[logged]),
+            ratio_max=largest_ratio(log_ratio[logged]),
             unlogged_steps=int((~logged).sum()),
-            trust=self._trust(ess_fraction),
+            trust=trust,
         )
 
     def log_probs(self, batch: Batch) -> NDArray[np.float32]:
@@ -120,10 +122,10 @@ class Preparation:
         logp: NDArray[np.float32] = self._evaluate(self._inputs(batch)).logp.cpu().numpy()
         return logp
 
-    def _trust(self, ess_fraction: float) -> float | None:
+    def _trust(self, batch: Batch, log_ratio: Float64, logged: NDArray[np.bool_]) -> Trust:
         if not self._algorithm.scales_by_ess:
-            return 1.0
-        return ess_fraction if ess_fraction >= self._settings.ess_min else None
+            return ALL
+        return trust_by_ess(log_ratio, logged, batch.policy_version, minimum=self._settings.ess_min)
 
     def _inputs(self, batch: Batch) -> _Inputs:
         action = torch.tensor(batch.action)  # copies: an episode's arrays are read-only

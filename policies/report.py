@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from policies.noise_scale import GradientNoise
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateReport:
@@ -19,6 +21,8 @@ class UpdateReport:
         grad_norm: of the policy, before clipping.
         value_grad_norm: of the value network, before clipping.
         learning_rate: after scaling with the batch, before the effective sample size.
+        policy_episodes: episodes that the policy learned from: all of them, the ones of the newest versions
+            when the batch was split, or 0.
         policy_steps: optimizer steps of the policy.
         value_steps: optimizer steps of the value network.
         n_steps: steps of the batch.
@@ -26,6 +30,7 @@ class UpdateReport:
         unlogged_steps: steps whose behavior log-probability was neither logged nor recovered.
         return_mean: mean undiscounted return of the batch's episodes.
         seconds: how long the update took.
+        noise: of the policy's gradient; None unless the settings ask for it.
     """
 
     loss: float
@@ -38,6 +43,7 @@ class UpdateReport:
     grad_norm: float
     value_grad_norm: float
     learning_rate: float
+    policy_episodes: int
     policy_steps: int
     value_steps: int
     n_steps: int
@@ -45,3 +51,4 @@ class UpdateReport:
     unlogged_steps: int
     return_mean: float
     seconds: float
+    noise: GradientNoise | None = None

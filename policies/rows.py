@@ -20,6 +20,7 @@ class Rows:
         start_parameters: [N, outputs] float32, that policy's log-probabilities or means.
         mask: [N, n] bool or None.
         logged: [N] bool, whether there is a behavior log-probability; None: for every step.
+        weight: [N] float32 of the policy's loss, with mean 1; None: 1 for every step.
     """
 
     obs: Tensor
@@ -31,6 +32,7 @@ class Rows:
     start_parameters: Tensor
     mask: Tensor | None = None
     logged: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.advantage)

@@ -48,7 +48,7 @@ class LearnerSettings:
         prox_decay: memory of the proximal policy in policy steps; 0: the policy at the start of the update.
         decoupled: whether ratio and clip are against the proximal policy, not the behavior policy.
         ess_scaling: whether the policy's step is multiplied by the effective sample size.
-        ess_min: below this effective share of the batch only the value network is trained.
+        ess_min: a batch with a smaller effective share is split by version; see ``policies.trust``.
         awr_weight_max: largest weight of a step without a behavior log-probability.
         entropy_bonus: weight of the entropy in the policy's loss.
         value_coefficient: weight of the squared value error.
@@ -65,6 +65,7 @@ class LearnerSettings:
         popart_rate: how fast the value network's scale follows the returns; 0: no rescaling.
         popart_std_min: smallest standard deviation of a batch's returns that is believed.
         ema_rate: how fast the "ema" baseline follows the mean return.
+        noise_scale: whether to estimate the gradient noise scale.
     """
 
     algorithm: AlgorithmName = "ppo"
@@ -93,10 +94,11 @@ class LearnerSettings:
     max_grad_norm: float = 0.5
     value_max_grad_norm: float = 10.0
     joint_clip: bool = False
-    target_kl: float = 0.0
+    target_kl: float = 0.05
     popart_rate: float = 0.1
     popart_std_min: float = 0.01
     ema_rate: float = 0.05
+    noise_scale: bool = False
 
     def __post_init__(self) -> None:
         """Check each value, then the combinations; raises InvalidSetting."""
@@ -180,4 +182,5 @@ _RULES: dict[str, Rule] = {
     "popart_rate": _FRACTION,
     "popart_std_min": _POSITIVE,
     "ema_rate": _number(0, 1, open_low=True),
+    "noise_scale": _SWITCH,
 }

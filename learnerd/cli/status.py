@@ -84,6 +84,7 @@ def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str
                 f"entropy {_number(learning['entropy'])}, staleness {_number(learning['staleness_mean'])}"
             ),
         ),
+        *_policy_updates(learning),
         (
             "latency",
             (
@@ -102,6 +103,15 @@ def _policy(policy: dict[str, Any], written_at: float | None, silent_s: float | 
     if written_at is None or silent_s is None or not isinstance(policy["published_at"], int | float):
         return text
     return f"{text}, published {ago(max(0.0, written_at + silent_s - policy['published_at']))} ago"
+
+
+def _policy_updates(learning: dict[str, Any]) -> list[tuple[str, str]]:
+    """One line when batches were too stale to move the policy with all of their episodes."""
+    counts = learning["policy_updates"] or {}
+    if not counts.get("split") and not counts.get("value_only"):
+        return []
+    text = f"{counts['split']} updates split by version, {counts['value_only']} for the value network only"
+    return [("too stale", f"{text} ([learner] ess_min)")]
 
 
 def _waiting(episodes: dict[str, Any]) -> str:

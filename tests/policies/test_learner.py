@@ -38,7 +38,9 @@ def test_an_update_reports_what_it_did(make_checkpoint, make_batch, size):
     assert report.loss == pytest.approx(report.policy_loss + report.value_loss)
     assert report.kl > 0
     assert report.seconds == 0.25
-    assert all(math.isfinite(number) for number in dataclasses.asdict(report).values())
+    numbers = [number for number in dataclasses.asdict(report).values() if number is not None]
+    assert all(math.isfinite(number) for number in numbers)
+    assert report.policy_episodes == 3
     assert learner.delta().counters == {
         "updates": 1,
         "steps": 15,
@@ -173,6 +175,22 @@ def test_too_little_effective_sample_size_trains_the_value_only(make_checkpoint,
     assert {name.split(".")[0] for name in delta.weights} == {"value"}
     assert not [name for name in delta.averages if "policy" in name or name.startswith("prox")]
     assert "adam_policy" not in delta.counters
+
+
+def test_a_batch_too_stale_as_a_whole_is_split_by_version(make_checkpoint, make_batch):
+    base, settings = make_checkpoint(), LearnerSettings(epochs=1, minibatches=1, lr_scaling="none")
+    batch = with_own_logp(base, make_batch((5, 3, 7)))
+    logp, version = batch.logp.copy(), np.repeat([9, 9, 2], (5, 3, 7))
+    logp[10] -= 6.0  # one step of the old version outweighs all others
+    mixed = dataclasses.replace(batch, logp=logp, policy_version=version)
+    learner, (report,) = trained(base, mixed, settings=settings)
+    assert report.ess_fraction < 0.3
+    assert (report.policy_episodes, report.n_episodes, report.policy_steps) == (2, 3, 1)
+    other = dataclasses.replace(mixed, action=np.where(np.arange(15) == 12, 1 - batch.action, batch.action))
+    again, _ = trained(base, other, settings=settings)
+    policy = {name: weight for name, weight in learner.weights().items() if name.startswith("policy")}
+    assert same(policy, {name: again.weights()[name] for name in policy})  # what was split off has no say
+    assert not same(policy, {name: base.weights[name] for name in policy})
 
 
 def test_unlogged_steps_fall_back_to_awr(make_checkpoint, make_batch):

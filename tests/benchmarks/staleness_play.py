@@ -1,0 +1,123 @@
+"""Playing: episodes of acting policies, many environments in step, as a daemon reads them from npz files."""
+
+import io
+import json
+import time
+
+import gymnasium
+import numpy as np
+
+from experience.codec import decode
+from policies.behavior import log_probs
+from policies.forward import policy_outputs
+
+
+class Player:
+    """Plays one environment; what it plays comes back as the daemon's decoder gives it.
+
+    Args:
+        task: a Gymnasium id with a discrete action space.
+        seed: of the environments and of the actions.
+        logs: what is noted: "logged": log-probabilities and version; "version": the version; "nothing".
+    """
+
+    def __init__(self, task, *, seed, logs="logged"):
+        self._task, self._logs, self._seed = task, logs, seed
+        vectorized = gymnasium.spec(task).vector_entry_point is not None
+        self._lanes = (VectorLanes if vectorized else SingleLanes)(task)
+        self._rng = np.random.default_rng([seed, 1])
+        self.played = 0
+
+    def play(self, policies):
+        """One episode of each of ``policies`` [(version, acting policy)]; returns episodes in that order."""
+        results = [None] * len(policies)
+        by_version = {}
+        for index, (version, policy) in enumerate(policies):
+            by_version.setdefault(version, (policy, []))[1].append(index)
+        for version, (policy, indices) in by_version.items():
+            for index, record in zip(indices, self._together(policy, len(indices)), strict=True):
+                results[index] = self._through_a_file(record, policy, version)
+        return results
+
+    def returns(self, policy, count):
+        """Undiscounted returns of ``count`` episodes, as the policy acts: drawing its actions."""
+        return [sum(record["reward"]) for record in self._together(policy, count)]
+
+    def _together(self, policy, count):
+        obs = self._lanes.reset(count, int(self._rng.integers(2**31)))
+        records = [{"obs": [row], "action": [], "reward": [], "ended": None} for row in obs]
+        live = np.arange(count)
+        while len(live):
+            action = self._act(policy, obs)
+            obs, reward, terminated, truncated = self._lanes.step(live, action)
+            for i, row, chosen, gain in zip(live, obs, action, reward, strict=True):
+                record = records[i]
+                record["obs"].append(row)
+                record["action"].append(chosen)
+                record["reward"].append(gain)
+            ended = terminated | truncated
+            for i in np.flatnonzero(ended):
+                records[live[i]]["ended"] = {
+                    "terminated": bool(terminated[i]),
+                    "truncated": not bool(terminated[i]),
+                }
+            live, obs = live[~ended], obs[~ended]
+        return records
+
+    def _act(self, policy, obs):
+        outputs = policy_outputs(policy.weights, policy.spec, policy.normalizer, obs)
+        return (outputs + self._rng.gumbel(size=outputs.shape)).argmax(1)
+
+    def _through_a_file(self, record, policy, version):
+        self.played += 1
+        meta = {"episode_id": f"{self._seed}-{self.played}", "ended_at": time.time(), **record["ended"]}
+        arrays = {name: np.array(record[name]) for name in ("obs", "action", "reward")}
+        if self._logs == "logged":
+            arrays["logp"] = log_probs(policy, arrays["obs"][:-1], arrays["action"])
+        if self._logs != "nothing":
+            meta["policy_version"] = version
+        with io.BytesIO() as file:
+            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+            data = file.getvalue()
+        return decode(data, name="episode.npz", source_sha256="", ingested_at=time.time()).episodes[0]
+
+
+class VectorLanes:
+    """Environments that Gymnasium steps together."""
+
+    def __init__(self, task):
+        self._task, self._by_count = task, {}
+
+    def reset(self, count, seed):
+        if count not in self._by_count:
+            self._by_count[count] = gymnasium.make_vec(
+                self._task, num_envs=count, vectorization_mode="vector_entry_point"
+            )
+        self._environment = self._by_count[count]
+        self._action = np.zeros(count, np.int64)
+        return self._environment.reset(seed=seed)[0].astype(np.float32)
+
+    def step(self, live, action):
+        """Lanes that are not ``live`` go on, unseen."""
+        self._action[live] = action
+        obs, reward, terminated, truncated, _ = self._environment.step(self._action)
+        return obs[live].astype(np.float32), reward[live], terminated[live], truncated[live]
+
+
+class SingleLanes:
+    """Environments that are stepped one after another."""
+
+    def __init__(self, task):
+        self._task, self._environments = task, []
+
+    def reset(self, count, seed):
+        while len(self._environments) < count:
+            self._environments.append(gymnasium.make(self._task, disable_env_checker=True))
+        seeds = np.random.default_rng(seed).integers(2**31, size=count).tolist()
+        rows = [self._environments[i].reset(seed=seeds[i])[0] for i in range(count)]
+        return np.array(rows, np.float32)
+
+    def step(self, live, action):
+        steps = [self._environments[i].step(chosen) for i, chosen in zip(live, action.tolist(), strict=True)]
+        obs, reward, terminated, truncated, _ = zip(*steps, strict=True)
+        return np.array(obs, np.float32), np.array(reward), np.array(terminated), np.array(truncated)
