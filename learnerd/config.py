@@ -25,6 +25,7 @@ from learnerd.config_tables import (
     QuarantineRetention,
     Retention,
     Schedule,
+    Stability,
     Store,
     Table,
     Telemetry,
@@ -37,7 +38,7 @@ FILE_NAME = "config.toml"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)
 ENV_PREFIX = "LEARNERD_"
 ENV_FILE = "LEARNERD_CONFIG"
-LEARNING_TABLES = ("policy", "learner", "batch", "admission", "merge")
+LEARNING_TABLES = ("policy", "learner", "batch", "admission", "merge", "stability")
 
 
 class Config(Table):
@@ -50,6 +51,7 @@ class Config(Table):
     batch: Batch = Batch()
     admission: Admission = Admission()
     merge: Merge = Merge()
+    stability: Stability = Stability()
     store: Store = Store()
     archive: Retention = Retention()
     quarantine: QuarantineRetention = QuarantineRetention()

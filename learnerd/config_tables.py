@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 if TYPE_CHECKING:
     from policies.settings import LearnerSettings
     from policies.spec import ActionSpace
+    from policies.stability import StabilityLimits
 
 ACCEPTED_ACTION = '{ kind = "discrete", n = 2 } or { kind = "continuous", shape = [1] }'
 
@@ -182,6 +183,35 @@ class Merge(Table):
     online_weight: Fraction = 1.0
     half_life_s: Positive = 600.0
     drift_limit: PositiveOrZero = 0.0
+
+
+class Stability(Table):
+    """What counts as a bad update, a policy that tries nothing new, and a drop of the returns."""
+
+    max_kl: PositiveOrZero = 1.0
+    max_value_loss: PositiveOrZero = 1e8
+    grad_norm_limit: PositiveOrZero = 1e6
+    max_ratio: PositiveOrZero = 1e30
+    min_entropy_fraction: Fraction = 0.01
+    min_entropy_nats: float = -3.2
+    entropy_collapse: Literal["alarm", "refuse", "off"] = "alarm"
+    drift_alarm: bool = True
+    drift_delta: PositiveOrZero = 0.25
+    drift_threshold: Positive = 20.0
+
+    def limits(self) -> "StabilityLimits":
+        """The limits as the policies package takes them."""
+        from policies.stability import StabilityLimits  # noqa: PLC0415 - loads numpy
+
+        return StabilityLimits(
+            max_kl=self.max_kl,
+            max_value_loss=self.max_value_loss,
+            grad_norm_limit=self.grad_norm_limit,
+            max_ratio=self.max_ratio,
+            min_entropy_fraction=self.min_entropy_fraction,
+            min_entropy_nats=self.min_entropy_nats,
+            refuses_collapse=self.entropy_collapse == "refuse",
+        )
 
 
 class Store(Table):

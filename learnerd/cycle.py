@@ -1,7 +1,7 @@
 """Cycle: collate → update → publish → archive, for one batch of arrivals, on the training thread."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import structlog
@@ -21,10 +21,12 @@ from policies.errors import (
     DriftTooLarge,
     StoreError,
     UpdateDiverged,
+    UpdateUnstable,
     VersionDamaged,
     VersionPruned,
 )
 from policies.initial import initial_checkpoint
+from policies.plasticity import Plasticity, plasticity
 from policies.spec import PolicySpec
 from policies.store import CheckpointStore
 
@@ -45,8 +47,10 @@ class CycleReport:
         arrivals: the files that it dealt with.
         update_s, publish_s: seconds spent training, and writing the version and the archive.
         inferred: the spec, when this cycle had to infer it from the first episodes.
-        diverged: what became non-finite before some episodes were refused, "" when nothing did.
+        set_aside: reason -> what went wrong with an update before its episodes were refused for it: it
+            "diverged" or was "unstable".
         staleness_mean: updates between the versions that acted and the head, the mean over episodes that say.
+        plasticity: of the published "policy" network, and of "value" when it is trained.
     """
 
     published: Checkpoint | None
@@ -56,8 +60,9 @@ class CycleReport:
     update_s: float = 0.0
     publish_s: float = 0.0
     inferred: PolicySpec | None = None
-    diverged: str = ""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
     staleness_mean: float | None = None
+    plasticity: Mapping[str, Plasticity] = field(default_factory=dict)
 
 
 class Cycle:
@@ -100,13 +105,14 @@ class Cycle:
         """
         base, kept = self._base(self.recover(arrivals))
         inferred = base.spec if base is not None and base.version == 0 else None
-        drifted, diverged = 0, ""
+        drifted, set_aside = 0, dict[str, str]()
         while base is not None and kept:
             started = self._clock.monotonic()
             try:
-                learned = self._learn(base, [e for arrival in kept for e in arrival.episodes])
+                learned = self._learn(base, self._chunked(episodes_of(kept)))
             except UpdateDiverged as error:
-                diverged, kept = str(error), self._without_diverging(base, kept, error)
+                set_aside[_reason(error)] = str(error)
+                kept = self._without_those_to_blame(base, kept, error)
                 continue
             trained = self._clock.monotonic()
             staleness = self._gate.mean_staleness(learned.episodes)
@@ -132,11 +138,12 @@ class Cycle:
                 update_s=trained - started,
                 publish_s=self._clock.monotonic() - trained,
                 inferred=inferred,
-                diverged=diverged,
+                set_aside=set_aside,
                 staleness_mean=staleness,
+                plasticity=_plasticity(published, learned),
             )
         head = self._store.head()
-        return CycleReport(published=None, learned=None, arrivals=(), head=head, diverged=diverged)
+        return CycleReport(published=None, learned=None, arrivals=(), head=head, set_aside=set_aside)
 
     def recover(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Archive what a broken-off cycle had published but not archived; return what is not learned yet."""
@@ -193,20 +200,23 @@ class Cycle:
         head = self._store.head()
         if head is not None:
             return head, list(arrivals)
-        episodes = [episode for arrival in arrivals for episode in arrival.episodes]
-        spec = infer_spec(self._config.policy, episodes)
+        spec = infer_spec(self._config.policy, episodes_of(arrivals))
         self._gate.learn_spec(spec)
         kept = [fit for fit in map(self._gate.judge, arrivals) if fit.episodes]
         return initial_checkpoint(spec, seed=self._config.learner.seed), kept
 
-    def _learn(self, base: Checkpoint, episodes: Sequence[Episode]) -> Learned:
+    def _chunked(self, episodes: Sequence[Episode]) -> list[Sequence[Episode]]:
+        return chunked(episodes, self._config.batch.chunk_episodes)
+
+    def _learn(self, base: Checkpoint, chunks: Sequence[Sequence[Episode]]) -> Learned:
         return learn(
             base,
-            chunked(episodes, self._config.batch.chunk_episodes),
+            chunks,
             settings=self._config.learner.settings(),
             seed=self._config.learner.seed,
             device=self._device,
             behavior=self._behavior,
+            limits=self._config.stability.limits(),
             progress=self._progress,
         )
 
@@ -240,19 +250,33 @@ class Cycle:
                 self._gate.finish(left)
         return rest
 
-    def _without_diverging(
+    def _without_those_to_blame(
         self, base: Checkpoint, arrivals: Sequence[Arrival], error: UpdateDiverged
     ) -> list[Arrival]:
-        """Refuse the episodes whose update diverges; return the others."""
-        episodes = [episode for arrival in arrivals for episode in arrival.episodes]
-        keys = {e.key for e in diverging(episodes, lambda some: self._stays_finite(base, some))}
-        problem = reject("diverged", "update", str(error), "episodes whose update stays finite").problem
+        """Refuse the episodes whose update goes wrong; return the others."""
+        before, suspects = self._suspects(episodes_of(arrivals), error)
+        found = diverging(suspects, lambda some: self._goes_well(base, [*before, *self._chunked(some)]))
+        keys = {episode.key for episode in found}
+        problem = reject(_reason(error), error.what, f"{error.value:.6g}", error.accepted).problem
         rest = [self._gate.refuse_some(arrival, keys, problem) for arrival in arrivals]
         return [arrival for arrival in rest if arrival.episodes]
 
-    def _stays_finite(self, base: Checkpoint, episodes: Sequence[Episode]) -> bool:
+    def _suspects(
+        self, episodes: Sequence[Episode], error: UpdateDiverged
+    ) -> tuple[list[Sequence[Episode]], Sequence[Episode]]:
+        """Return the chunks that went well, and the episodes to search.
+
+        A limit is passed by one update, after others that kept to theirs; what overflows may have been
+        driven there by any update before.
+        """
+        if not isinstance(error, UpdateUnstable):
+            return [], episodes
+        chunks = self._chunked(episodes)
+        return chunks[: error.update], chunks[error.update]
+
+    def _goes_well(self, base: Checkpoint, chunks: Sequence[Sequence[Episode]]) -> bool:
         try:
-            self._learn(base, episodes)
+            self._learn(base, chunks)
         except UpdateDiverged:
             return False
         return True
@@ -262,6 +286,22 @@ class Cycle:
             return self._store.load(version)
         except StoreError:
             return None
+
+
+def episodes_of(arrivals: Sequence[Arrival]) -> list[Episode]:
+    """Every episode of ``arrivals``, in order."""
+    return [episode for arrival in arrivals for episode in arrival.episodes]
+
+
+def _plasticity(published: Checkpoint, learned: Learned) -> dict[str, Plasticity]:
+    """Look at what was published, after the publish: clients do not wait for figures."""
+    networks = ("policy", "value") if learned.reports[-1].value_steps else ("policy",)
+    return {name: plasticity(published, learned.sample_obs, network=name) for name in networks}
+
+
+def _reason(error: UpdateDiverged) -> str:
+    """Why its episodes are refused: the name of their folder."""
+    return "unstable" if isinstance(error, UpdateUnstable) else "diverged"
 
 
 def configured_spec(config: Config) -> PolicySpec | None:

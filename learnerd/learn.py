@@ -17,7 +17,9 @@ from experience.episode import Episode
 from learnerd.config_tables import Policy
 from policies.behavior import log_probs
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.errors import UpdateUnstable
 from policies.learner import Learner
+from policies.plasticity import sample
 from policies.report import UpdateReport
 from policies.settings import LearnerSettings
 from policies.spec import (
@@ -27,6 +29,7 @@ from policies.spec import (
     PolicySpec,
     action_space_from_json,
 )
+from policies.stability import StabilityLimits, breach
 
 T = TypeVar("T")
 
@@ -43,12 +46,14 @@ class Learned:
         chunks: the episodes of each update, in the order of learning.
         reports: one an update.
         record: what a replay needs, for the manifest.
+        sample_obs: some of the last update's observations, [B, *observation_shape].
     """
 
     delta: Delta
     chunks: tuple[tuple[Episode, ...], ...]
     reports: tuple[UpdateReport, ...]
     record: dict[str, Any]
+    sample_obs: NDArray[np.float32]
 
     @property
     def episodes(self) -> list[Episode]:
@@ -64,6 +69,7 @@ def learn(
     seed: int,
     device: str,
     behavior: Behavior,
+    limits: StabilityLimits | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Learned:
     """Train from ``base``: one update for each of ``chunks``, outside any lock.
@@ -75,24 +81,30 @@ def learn(
         seed: the run's; each update's own seed is drawn from it and the number of updates before.
         device: "cpu" or "cuda".
         behavior: looks up the version that acted, to recover log-probabilities that were not logged.
+        limits: what an update may do; None: whatever stays finite, for what was published once.
         progress: called after each update.
 
     Raises:
-        policies.errors.UpdateDiverged: something became non-finite; nothing of this is to be published.
+        policies.errors.UpdateDiverged: something became non-finite, or went beyond its limit
+            (``UpdateUnstable``); nothing of this is to be published.
     """
     learner = Learner(base, settings, device=device)
     before = base.counters.get("updates", 0)
     seeds = [update_seed(seed, before + i) for i in range(len(chunks))]
     reports = []
-    for chunk, chunk_seed in zip(chunks, seeds, strict=True):
+    for i, (chunk, chunk_seed) in enumerate(zip(chunks, seeds, strict=True)):
         batch = collate(chunk, observation_shape=base.spec.observation_shape)
-        reports.append(learner.update(recover_logp(batch, behavior), seed=chunk_seed))
+        report = learner.update(recover_logp(batch, behavior), seed=chunk_seed)
+        if limits is not None and (found := breach(report, limits, base.spec.action)) is not None:
+            raise UpdateUnstable(what=found.what, value=found.value, accepted=found.accepted, update=i)
+        reports.append(report)
         progress()
     return Learned(
         delta=learner.delta(),
         chunks=tuple(tuple(chunk) for chunk in chunks),
         reports=tuple(reports),
         record=_record(seed, seeds, reports, device),
+        sample_obs=sample(batch.obs),
     )
 
 

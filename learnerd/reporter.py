@@ -15,8 +15,23 @@ from learnerd.repair import Repairs
 from learnerd.status_file import write_status
 from learnerd.telemetry import Telemetry
 from policies.spec import PolicySpec
+from policies.stability import collapse
 
 log = structlog.get_logger(__name__)
+
+BAD_UPDATES = {
+    "diverged": (
+        "diverged",
+        "an update became non-finite",
+        "its episodes are in refused/diverged; look at their rewards and observations",
+    ),
+    "unstable": (
+        "update_unstable",
+        "an update was not published",
+        "its episodes are in refused/unstable; look at them, or raise the limit under [stability]",
+    ),
+}
+"""Why episodes were refused -> alarm, message, remedy."""
 
 
 class Reporter:
@@ -41,6 +56,7 @@ class Reporter:
     def ready(self, *, resumed: int) -> None:
         """The first scan is done."""
         self._telemetry.state = "running"
+        self._watch_returns()
         self.write_status()
         self._notifier.ready(self._summary())
         head = self._telemetry.head
@@ -78,12 +94,14 @@ class Reporter:
         """A cycle ended: figures, alarms, one line."""
         self._telemetry.note(report)
         self._telemetry.clear_alarm("publish_failed")
-        if report.diverged:
-            self._diverged(report)
+        for reason, what in report.set_aside.items():
+            self._set_aside(reason, what)
         if report.inferred is not None:
             self._inferred(report.inferred)
         if report.published is not None:
             self._published(report)
+            self._watch_entropy(report)
+            self._watch_returns()
         self.write_status()
 
     def failure(self, alarm: str, error: Exception, remedy: str, *, unexpected: bool = False) -> None:
@@ -133,12 +151,40 @@ class Reporter:
             publish_s=round(report.publish_s, 4),
         )
 
-    def _diverged(self, report: CycleReport) -> None:
-        log.error("diverged", what=report.diverged, folder="refused/diverged")
+    def _set_aside(self, reason: str, what: str) -> None:
+        alarm, message, remedy = BAD_UPDATES[reason]
+        log.error(alarm, what=what, folder=f"refused/{reason}")
+        self._telemetry.raise_alarm(alarm, f"{message}: {what}", remedy)
+
+    def _watch_entropy(self, report: CycleReport) -> None:
+        """Raise or clear the alarm of a policy that tries nothing new."""
+        assert report.published is not None
+        assert report.learned is not None
+        stability = self._config.stability
+        entropy = report.learned.reports[-1].entropy
+        found = collapse(entropy, stability.limits(), report.published.spec.action)
+        if found is None or stability.entropy_collapse == "off":
+            self._telemetry.clear_alarm("entropy_collapse")
+            return
         self._telemetry.raise_alarm(
-            "diverged",
-            f"an update became non-finite: {report.diverged}",
-            "its episodes are in refused/diverged; look at their rewards and observations",
+            "entropy_collapse",
+            f"the policy tries almost nothing new: its entropy is {entropy:.3g}; accepted: {found.accepted}",
+            "right for a task that is solved; else raise [learner] entropy_bonus, or roll back",
+        )
+
+    def _watch_returns(self) -> None:
+        """Raise or clear the notice of returns that dropped."""
+        drop = self._telemetry.drift.drop
+        if drop is None or not self._config.stability.drift_alarm:
+            self._telemetry.clear_alarm("return_drift")
+            return
+        if "return_drift" not in self._telemetry.alarms:
+            log.warning("return_drift", before=drop.before, after=drop.after, episodes=drop.found_in)
+        self._telemetry.raise_alarm(
+            "return_drift",
+            str(drop),
+            "see whether the task or its clients changed; learning goes on from what comes in",
+            level="notice",
         )
 
     def _inferred(self, spec: PolicySpec) -> None:

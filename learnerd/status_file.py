@@ -54,12 +54,17 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "unlogged_steps",
             "policy_updates",
             "noise_scale_steps",
+            "value_loss",
+            "grad_norm",
+            "value_grad_norm",
+            "ratio_max",
+            "plasticity",
         )
     ),
     "latency": dict.fromkeys(("drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s")),
     "disk": dict.fromkeys(("spool_bytes", "archive_bytes", "free_bytes")),
 }
-FILE_ONLY = {"learning": {"recent_returns"}}
+FILE_ONLY = {"learning": {"recent_returns", "return_drift"}}
 """What the daemon keeps in the file for its own next start; ``status`` does not show it."""
 
 ALIVE = ("starting", "running", "draining")

@@ -11,6 +11,7 @@ from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
+from learnerd.drift import ReturnDrift
 from learnerd.policy_updates import PolicyUpdates
 from learnerd.status_file import SECTIONS, new_document
 from policies.checkpoint import Checkpoint
@@ -65,9 +66,12 @@ class Telemetry:
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
     started_s: float = 0.0
     policy_updates: PolicyUpdates = field(default_factory=PolicyUpdates)
+    drift: ReturnDrift = field(init=False)
 
     def __post_init__(self) -> None:
         self.started_s = self.clock.monotonic()
+        stability = self.config.stability
+        self.drift = ReturnDrift(delta=stability.drift_delta, threshold=stability.drift_threshold)
 
     def raise_alarm(self, name: str, message: str, remedy: str, *, level: str = "alarm") -> None:
         """Raise an alarm, or update the text of one that stands."""
@@ -85,6 +89,7 @@ class Telemetry:
         self.policy_updates.restore(learning)
         recent = learning.get("recent_returns") or []
         self.returns.extend(float(value) for value in recent if isinstance(value, int | float))
+        self.drift.restore(learning.get("return_drift"))
 
     def note(self, report: CycleReport) -> None:
         """Take in what a cycle did; one that was broken off after its publish left its version behind."""
@@ -93,7 +98,9 @@ class Telemetry:
             return
         self.update_s, self.publish_s = report.update_s, report.publish_s
         episodes = report.learned.episodes
-        self.returns.extend(episode.total_reward for episode in episodes)
+        for episode in episodes:
+            self.returns.append(episode.total_reward)
+            self.drift.update(episode.total_reward)
         now = self.clock.monotonic()
         for arrival in report.arrivals:
             if arrival.seen_s is not None:
@@ -112,6 +119,11 @@ class Telemetry:
             "batch_episodes": last.n_episodes,
             "batch_steps": last.n_steps,
             "unlogged_steps": sum(one.unlogged_steps for one in report.learned.reports),
+            "value_loss": last.value_loss,
+            "grad_norm": last.grad_norm,
+            "value_grad_norm": last.value_grad_norm,
+            "ratio_max": last.ratio_max,
+            "plasticity": _plasticity(report),
         }
 
     def document(self, spool: Spool, verdicts: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -153,6 +165,7 @@ class Telemetry:
             "return_mean_100": float(np.mean(self.returns)) if self.returns else None,
             "recent_returns": list(self.returns),
             **self.policy_updates.document(),
+            "return_drift": self.drift.state(),
             **{key: self.learning.get(key) for key in _LEARNING_KEYS},
         }
 
@@ -164,3 +177,9 @@ class Telemetry:
             "update_s": self.update_s,
             "publish_s": self.publish_s,
         }
+
+
+def _plasticity(report: CycleReport) -> dict[str, Any]:
+    """The policy's figures, and under "value" the value network's, None when it is not trained."""
+    figures = {network: asdict(one) for network, one in report.plasticity.items()}
+    return {**figures.get("policy", {}), "value": figures.get("value")}

@@ -40,6 +40,7 @@ class Trace:
     grad_norm: list[Tensor] = field(default_factory=list)
     value_grad_norm: list[Tensor] = field(default_factory=list)
     kl: list[Tensor] = field(default_factory=list)
+    entropy_end: list[Tensor] = field(default_factory=list)
 
     def means(self, *, minibatches: int, minibatches_kl: int) -> dict[str, float]:
         """Sum of each list over its minibatches, 0 for an empty one: one transfer from the device."""
@@ -47,7 +48,7 @@ class Trace:
         sums = torch.stack([torch.stack(entries).sum() for entries in lists.values() if entries]).tolist()
         numbers = iter(sums)
         means = {name: next(numbers) / minibatches if entries else 0.0 for name, entries in lists.items()}
-        return means | {"kl": means["kl"] * minibatches / minibatches_kl}
+        return means | {name: means[name] * minibatches / minibatches_kl for name in ("kl", "entropy_end")}
 
 
 class Epochs:
@@ -110,7 +111,7 @@ class Epochs:
         for epoch, order in enumerate(on_device):
             last = epoch == len(orders) - 1
             self._watches_kl = self._policy_rate is not None and (target_kl > 0 or last)
-            self._trace.kl = []
+            self._trace.kl, self._trace.entropy_end = [], []
             before = self._minibatches
             self._epoch(rows.take(order))
             if self._probe is not None:
@@ -154,6 +155,7 @@ class Epochs:
         if self._watches_kl:
             with torch.no_grad():
                 self._trace.kl.append(divergence(reference, now).sum() / n)
+                self._trace.entropy_end.append(now.entropy.mean() * (len(rows) / n))
         needed = reference.logp if self._algorithm.needs_reference else None
         loss = self._algorithm.policy_loss(rows, now, needed) - self._settings.entropy_bonus * now.entropy
         if rows.weight is not None:

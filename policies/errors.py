@@ -3,6 +3,7 @@
 PolicyError
 ├── NoPolicyYet        no version has been published
 ├── UpdateDiverged     a loss, a gradient or a weight became non-finite
+│   └── UpdateUnstable   all is finite, but something is beyond its limit
 └── StoreError         the store could not do what was asked
     ├── VersionDamaged   a version's files are not what its manifest says
     ├── VersionPruned    a version's directory is gone, by retention
@@ -174,9 +175,23 @@ class UpdateDiverged(PolicyError):  # noqa: N818 - it says a state
     Attributes:
         what: which quantity.
         value: what it is.
+        accepted: what would have been accepted.
     """
 
-    def __init__(self, *, what: str, value: float) -> None:
-        super().__init__(f"{what} is {value} during the update; accepted: finite numbers")
+    def __init__(self, *, what: str, value: float, accepted: str = "finite numbers") -> None:
+        super().__init__(f"{what} is {value:.6g} during the update; accepted: {accepted}")
         self.what = what
         self.value = value
+        self.accepted = accepted
+
+
+class UpdateUnstable(UpdateDiverged):
+    """An update went beyond one of the limits; what was learned is to be thrown away.
+
+    Attributes:
+        update: which of the cycle's updates, from 0.
+    """
+
+    def __init__(self, *, what: str, value: float, accepted: str, update: int) -> None:
+        super().__init__(what=what, value=value, accepted=accepted)
+        self.update = update

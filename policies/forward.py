@@ -1,6 +1,6 @@
 """Forward passes of a policy's named arrays in numpy: batched, and one observation at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,18 @@ def values(
     return _network("value", weights, spec, _inputs(spec, normalizer, obs))[:, 0]
 
 
+def hidden_activations(
+    weights: Arrays,
+    spec: PolicySpec,
+    normalizer: RunningStatistics,
+    obs: NDArray[np.generic],
+    *,
+    network: str = "policy",
+) -> list[Rows]:
+    """Outputs of each hidden layer after its activation, float32 [B, width], of "policy" or "value"."""
+    return list(_layers(network, weights, spec, _inputs(spec, normalizer, obs)))[:-1]
+
+
 def _inputs(spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.generic]) -> Rows:
     if obs.ndim == 0 or obs.shape[1:] != spec.observation_shape:
         accepted = ", ".join(["B", *map(str, spec.observation_shape)])
@@ -38,13 +50,18 @@ def _inputs(spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.gen
 
 
 def _network(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Rows:
+    *_, outputs = _layers(network, weights, spec, rows)
+    return outputs
+
+
+def _layers(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Iterator[Rows]:
     activate = _activation(spec)
     last = len(spec.hidden)
     for i in range(last + 1):
         rows = rows @ weights[f"{network}.{i}.weight"].T + weights[f"{network}.{i}.bias"]
         if i < last:
             activate(rows, rows)
-    return rows
+        yield rows
 
 
 def _activation(spec: PolicySpec) -> Callable[[Rows, Rows], object]:

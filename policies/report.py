@@ -14,6 +14,7 @@ class UpdateReport:
         policy_loss: 0 when no policy step was taken.
         value_loss: of the normalized value; 0 when no value network is trained.
         entropy: mean over the batch's steps, before the update, in nats.
+        entropy_end: the same during the last epoch; 0 when no policy step was taken.
         kl: mean KL(proximal policy, policy) over the last epoch, in nats; 0 when no policy step was taken.
         ess_fraction: effective sample size of the importance ratios over the number of steps; 1 when no step
             has a behavior log-probability.
@@ -37,6 +38,7 @@ class UpdateReport:
     policy_loss: float
     value_loss: float
     entropy: float
+    entropy_end: float
     kl: float
     ess_fraction: float
     ratio_max: float

@@ -85,6 +85,7 @@ def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str
             ),
         ),
         *_policy_updates(learning),
+        ("plasticity", _plasticity(learning["plasticity"])),
         (
             "latency",
             (
@@ -112,6 +113,16 @@ def _policy_updates(learning: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     text = f"{counts['split']} updates split by version, {counts['value_only']} for the value network only"
     return [("too stale", f"{text} ([learner] ess_min)")]
+
+
+def _plasticity(found: Any) -> str:
+    if not isinstance(found, dict):
+        return "-"
+    return (
+        f"{_number(found.get('dormant_fraction'))} of the units dormant, "
+        f"effective rank {_number(found.get('effective_rank'))}, "
+        f"weight norm {_number(found.get('weight_norm'))}"
+    )
 
 
 def _waiting(episodes: dict[str, Any]) -> str:

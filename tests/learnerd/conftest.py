@@ -131,6 +131,18 @@ class Site:
         (self.folder / "daemon.log").write_text(result.stdout + result.stderr)
         return result
 
+    def run_here(self):
+        """Run the daemon until it is idle in this process, which has torch loaded already; its exit code."""
+        import learnerd.daemon  # noqa: PLC0415 - loads torch
+        from learnerd.config import load_config  # noqa: PLC0415
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return learnerd.daemon.run(load_config(self.folder / "config.toml", {}), mode="until_idle")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def run_and_crash(self, patch):
         """Run the daemon with ``patch`` applied, which ends it as a kill would."""
         result = self.run_patched(patch)

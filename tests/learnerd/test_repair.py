@@ -3,11 +3,9 @@
 import json
 import os
 import shutil
-import signal
 
 import pytest
 
-import learnerd.daemon
 from experience.archive import read_shard
 from learnerd.config import load_config
 from learnerd.replay import replay, shards
@@ -16,21 +14,11 @@ from policies.errors import StoreError
 from policies.store import CheckpointStore
 
 
-def run_here(site):
-    """Run the daemon in this process, which has torch loaded already; its exit code."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        return learnerd.daemon.run(load_config(site.folder / "config.toml", {}), mode="until_idle")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def learn(site, drop, count):
     """Deposit and learn; the version that holds them."""
     for _ in range(count):
         drop()
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     return site.current()
 
 
@@ -69,7 +57,7 @@ def test_the_episodes_of_a_damaged_newest_version_are_learned_again(site, drop, 
     first = learn(site, drop, 3)
     second = learn(site, drop, 5)
     spoil(site, second, name)
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     third = site.manifest(site.current())
     assert third["version"] == second + 1
     assert third["parents"] == [first]
@@ -81,7 +69,7 @@ def test_the_episodes_of_a_damaged_newest_version_are_learned_again(site, drop, 
     assert found["level"] == "notice"
     assert f"version {second} was damaged; its episodes have been learned again" in found["message"]
     assert "check the disk" in found["remedy"]
-    assert run_here(site) == 9
+    assert site.run_here() == 9
 
 
 def test_replay_leaves_out_what_is_no_part_of_the_policy_and_follows_what_was_learned_again(site, drop):
@@ -112,7 +100,7 @@ def test_a_crash_while_episodes_are_learned_again_learns_nothing_twice(site, dro
     spoil(site, second, "manifest.json")
     site.run_and_crash(patch)
     assert site.current() == second + 1
-    assert run_here(site) in (0, 9)
+    assert site.run_here() in (0, 9)
     assert lineage_ids(site) == expected(8)
     assert sorted(site.archived_ids()) == expected(8)
     assert site.manifest(site.current())["episodes_total"] == 8
@@ -124,7 +112,7 @@ def test_everything_is_learned_again_when_no_version_is_left(site, drop):
         last = learn(site, drop, count)
     for version in range(1, last + 1):
         spoil(site, version)
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     assert site.current() > last
     assert lineage_ids(site) == expected(9)
     assert sorted(site.archived_ids()) == expected(9)
@@ -135,7 +123,7 @@ def test_clients_that_act_with_a_version_that_is_damaged_since_are_still_learned
     second = learn(site, drop, 5)
     spoil(site, second)
     drop(meta={"policy_version": second})
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     assert lineage_ids(site) == expected(9)
 
 
@@ -143,16 +131,16 @@ def test_an_episode_deposited_again_meanwhile_is_learned_once(site, drop):
     learn(site, drop, 3)
     kept = drop()
     data = kept.read_bytes()
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     spoil(site, site.current())
     shard = max(site.files("archive"))
     away = site.folder / shard.name
     shutil.move(shard, away)
     (site.inbox / kept.name).write_bytes(data)
     os.utime(site.inbox / kept.name, (0, 0))
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     shutil.move(away, shard)
-    assert run_here(site) in (0, 9)
+    assert site.run_here() in (0, 9)
     assert lineage_ids(site) == expected(4)
     assert sorted(site.archived_ids()) == expected(4)
 
@@ -164,7 +152,7 @@ def test_without_a_shard_the_alarm_says_what_is_lost(site, drop):
     (shard,) = [path for path in site.files("archive") if int(path.stem) == second]
     away = site.folder / shard.name
     shutil.move(shard, away)
-    run_here(site)
+    site.run_here()
     found = alarm(site)
     assert found.get("level", "alarm") == "alarm"
     assert f"version {second} is damaged" in found["message"]
@@ -172,7 +160,7 @@ def test_without_a_shard_the_alarm_says_what_is_lost(site, drop):
     assert f"{second:08d}" in found["remedy"]
     assert site.current() == second - 1
     shutil.move(away, shard)
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     assert lineage_ids(site) == expected(8)
 
 
@@ -190,7 +178,7 @@ def test_an_online_learners_save_is_brought_back_by_its_delta(site, drop):
     learn(site, drop, 3)
     saved = save_online(site)
     spoil(site, saved.version)
-    run_here(site)
+    site.run_here()
     head = CheckpointStore(site.state).head()
     assert head.version == saved.version + 1
     assert head.writer == "online"
@@ -206,7 +194,7 @@ def test_a_save_is_brought_back_also_when_another_writer_went_on_without_it(site
     spoil(site, first.version)
     second = save_online(site, "online-2")
     assert (second.weights["policy.0.bias"] == first.weights["policy.0.bias"]).all()
-    run_here(site)
+    site.run_here()
     head = CheckpointStore(site.state).head()
     assert (head.weights["policy.0.bias"] == second.weights["policy.0.bias"] + 1.0).all()
     assert lineage_ids(site) == [*expected(3), "online-1", "online-2"]
@@ -216,12 +204,12 @@ def test_a_save_is_brought_back_also_when_another_writer_went_on_without_it(site
 def test_ids_of_a_damaged_ancestor_come_from_the_archive(site, drop):
     first = drop()
     data = first.read_bytes()
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     learn(site, drop, 2)
     shutil.rmtree(folder(site, 1))
     folder(site, 1).mkdir()
     (site.inbox / "again.npz").write_bytes(data)
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     assert site.status()["episodes"]["refused"] == {"duplicate": 1}
     assert site.manifest(site.current())["episodes_total"] == 3
     assert "its episode ids are the archive's" in alarm(site)["message"]
