@@ -137,6 +137,8 @@ class Learner(Table):
     popart_rate: Fraction = 0.1
     ema_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     optimizer: Literal["adam", "sgd"] = "adam"
+    l2_init: PositiveOrZero = 0.0
+    shrink_perturb: Annotated[float, Field(ge=0, lt=1)] = 0.0
     noise_scale: bool = False
 
     def settings(self) -> "LearnerSettings":

@@ -88,7 +88,7 @@ def learn(
         policies.errors.UpdateDiverged: something became non-finite, or went beyond its limit
             (``UpdateUnstable``); nothing of this is to be published.
     """
-    learner = Learner(base, settings, device=device)
+    learner = Learner(base, settings, device=device, seed=seed)
     before = base.counters.get("updates", 0)
     seeds = [update_seed(seed, before + i) for i in range(len(chunks))]
     reports = []

@@ -16,6 +16,7 @@ from policies.losses import value_loss
 from policies.networks import Evaluation, Network, divergence, evaluate, log_std_of, perceptron, set_gradient
 from policies.noise_scale import GradientNoise, NoiseProbe
 from policies.optimizer import clip_to_norm_
+from policies.remedies import Remedies
 from policies.rows import Rows
 from policies.settings import LearnerSettings
 
@@ -58,10 +59,12 @@ class Epochs:
         state: changed in place.
         settings: the learning rule.
         algorithm: the policy's loss.
+        remedies: what is done for plasticity.
         policy_rate: the policy's learning rate, with the effective sample size; None: no policy steps.
         value_rate: the value network's; None: no value steps.
 
     Attributes:
+        trained: the networks that take steps.
         noise: of the policy's gradient in the first epoch, when the settings ask for it.
     """
 
@@ -70,13 +73,15 @@ class Epochs:
         state: LearnerState,
         settings: LearnerSettings,
         algorithm: Algorithm,
+        remedies: Remedies,
         *,
         policy_rate: float | None,
         value_rate: float | None,
     ) -> None:
         self._state, self._settings, self._algorithm = state, settings, algorithm
+        self._remedies = remedies
         self._policy_rate, self._value_rate = policy_rate, value_rate
-        self._trained: list[Network] = [
+        self.trained: list[Network] = [
             *([state.policy] if policy_rate is not None else []),
             *([state.value] if value_rate is not None else []),
         ]
@@ -144,7 +149,7 @@ class Epochs:
             if self._value_rate is not None:
                 terms.append(self._value_loss(chunk, len(rows)))
                 self._trace.value_loss.append(terms[-1].detach())
-            set_gradient(terms, self._trained, accumulate=i > 0)
+            set_gradient(terms, self.trained, accumulate=i > 0)
         self._step()
         self._minibatches += 1
 
@@ -184,6 +189,7 @@ class Epochs:
         state = self._state
         if self._probe is not None:
             self._probe.add(state.policy.gradient)
+        self._remedies.pull(self.trained)
         self._clip()
         if self._policy_rate is not None:
             state.policy_optimizer.step(
@@ -197,7 +203,7 @@ class Epochs:
     def _clip(self) -> None:
         settings, state, trace = self._settings, self._state, self._trace
         if settings.joint_clip:
-            norm = clip_to_norm_([network.gradient for network in self._trained], settings.max_grad_norm)
+            norm = clip_to_norm_([network.gradient for network in self.trained], settings.max_grad_norm)
             trace.grad_norm.append(norm)
             trace.value_grad_norm.append(norm)
             return
@@ -208,10 +214,9 @@ class Epochs:
 
     def _check(self, means: dict[str, float]) -> None:
         check_finite({name.replace("_", " "): number for name, number in means.items()})
-        sums: Sequence[float] = torch.stack([network.flat.sum() for network in self._trained]).tolist()
+        sums: Sequence[float] = torch.stack([network.flat.sum() for network in self.trained]).tolist()
         names = [
-            "policy weights" if network is self._state.policy else "value weights"
-            for network in self._trained
+            "policy weights" if network is self._state.policy else "value weights" for network in self.trained
         ]
         check_finite(dict(zip(names, sums, strict=True)))
 

@@ -14,6 +14,7 @@ from policies.learner_state import LearnerState
 from policies.lr_scaling import scaled_learning_rate
 from policies.normalizer import RunningStatistics
 from policies.preparation import Preparation
+from policies.remedies import Remedies
 from policies.report import UpdateReport
 from policies.settings import LearnerSettings
 from policies.trust import Trust
@@ -31,6 +32,7 @@ class Learner:
         checkpoint: the base version.
         settings: the learning rule.
         device: "cpu" or "cuda".
+        seed: the run's: of the initial weights, to which ``l2_init`` pulls.
         update_observation_statistics: whether the delta carries the statistics of the observations.
         clock: seconds, for the report.
     """
@@ -41,6 +43,7 @@ class Learner:
         settings: LearnerSettings,
         *,
         device: str = "cpu",
+        seed: int = 0,
         update_observation_statistics: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -52,6 +55,7 @@ class Learner:
         self._clock = clock
         self._algorithm = create_algorithm(settings)
         self._state = LearnerState(checkpoint, settings, device=device)
+        self._remedies = Remedies(checkpoint.spec, settings, self._state, seed=seed)
         self._preparation = Preparation(checkpoint, self._state, settings, self._algorithm, device=device)
 
     def update(self, batch: Batch, *, seed: int) -> UpdateReport:
@@ -59,8 +63,8 @@ class Learner:
 
         Args:
             batch: at least one step.
-            seed: of the shuffling; beside it, the result depends on the state, the batch, the number of
-                threads and the machine only.
+            seed: of the shuffling and of fresh weights; beside it, the result depends on the state, the
+                batch, the number of threads and the machine only.
 
         Raises:
             ValueError: the batch does not fit the policy; nothing has changed.
@@ -76,10 +80,12 @@ class Learner:
             self._state,
             self._settings,
             self._algorithm,
+            self._remedies,
             policy_rate=policy_rate,
             value_rate=value_rate if self._algorithm.trains_value else None,
         )
         means = epochs.run(start.rows, permutations(seed, epochs=self._settings.epochs, n=batch.n_steps))
+        self._remedies.perturb(epochs.trained, seed=seed)
         self._count(batch)
         return UpdateReport(
             **means,

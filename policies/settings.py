@@ -65,6 +65,8 @@ class LearnerSettings:
         popart_rate: how fast the value network's scale follows the returns; 0: no rescaling.
         popart_std_min: smallest standard deviation of a batch's returns that is believed.
         ema_rate: how fast the "ema" baseline follows the mean return.
+        l2_init: how hard the weights are pulled to the initial ones, λ of λ ‖θ - θ₀‖² in both losses.
+        shrink_perturb: share of fresh initial weights that is mixed in after each update, 0 to below 1.
         noise_scale: whether to estimate the gradient noise scale.
     """
 
@@ -98,6 +100,8 @@ class LearnerSettings:
     popart_rate: float = 0.1
     popart_std_min: float = 0.01
     ema_rate: float = 0.05
+    l2_init: float = 0.0
+    shrink_perturb: float = 0.0
     noise_scale: bool = False
 
     def __post_init__(self) -> None:
@@ -182,5 +186,7 @@ _RULES: dict[str, Rule] = {
     "popart_rate": _FRACTION,
     "popart_std_min": _POSITIVE,
     "ema_rate": _number(0, 1, open_low=True),
+    "l2_init": _number(0),
+    "shrink_perturb": _DECAY,
     "noise_scale": _SWITCH,
 }

@@ -1,6 +1,7 @@
 """Updates beyond a limit: set aside with their reason, and as though they had never been tried."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -136,3 +137,15 @@ def test_a_drop_of_the_returns_is_a_notice_that_outlives_a_restart(site, drop):
     site.configure("[stability]\ndrift_alarm = false")
     assert site.run_here() == 9
     assert "return_drift" not in alarms(site)
+
+
+def test_remedies_replay_to_the_bit(site, drop):
+    site.configure("[learner]\nseed = 3\nl2_init = 1e-2\nshrink_perturb = 1e-2\n[batch]\nchunk_episodes = 4")
+    for _ in range(2):
+        for _ in range(8):
+            drop()
+        assert site.run_here() == 0
+    assert replays_to_the_bit(site)
+    site.configure("[learner]\nseed = 3\n[batch]\nchunk_episodes = 4")
+    shutil.rmtree(site.folder / "scratch")
+    assert not replays_to_the_bit(site)

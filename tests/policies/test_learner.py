@@ -75,6 +75,7 @@ def test_training_leaves_global_generators_alone(make_checkpoint, make_batch):
         LearnerSettings(prox_decay=0.0),
         LearnerSettings(algorithm="reinforce", baseline="leave_one_out"),
         LearnerSettings(algorithm="reinforce", baseline="value", optimizer="sgd"),
+        LearnerSettings(l2_init=1e-2, shrink_perturb=1e-2),
     ],
 )
 def test_publishing_in_between_changes_no_bit(make_checkpoint, make_batch, published, settings):
