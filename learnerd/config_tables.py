@@ -103,6 +103,7 @@ class Policy(Table):
     hidden: Widths = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     normalize: bool = True
+    layer_norm: bool = False
 
     def action_space(self) -> "ActionSpace | None":
         """The action space as the policies package has it; None when left out."""

@@ -315,4 +315,5 @@ def configured_spec(config: Config) -> PolicySpec | None:
         hidden=config.policy.hidden,
         activation=config.policy.activation,
         normalize=config.policy.normalize,
+        layer_norm=config.policy.layer_norm,
     )

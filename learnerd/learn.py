@@ -170,6 +170,7 @@ def infer_spec(policy: Policy, episodes: Sequence[Episode]) -> PolicySpec:
         hidden=policy.hidden,
         activation=policy.activation,
         normalize=policy.normalize,
+        layer_norm=policy.layer_norm,
     )
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from policies.checkpoint import Arrays
 from policies.normalizer import CLIP, RunningStatistics
-from policies.spec import PolicySpec
+from policies.spec import LAYER_NORM_EPSILON, PolicySpec
 
 Rows = NDArray[np.float32]
 
@@ -17,7 +17,8 @@ def policy_outputs(
 ) -> Rows:
     """Logits (discrete) or means (continuous), float32 [B, outputs], of observations [B, *shape].
 
-    y = W_n · act(… act(W_0 x̂ + b_0)) + b_n, with x̂ normalized when ``spec.normalize``, else the observation.
+    y = W_n · act(… act(W_0 x̂ + b_0)) + b_n, with x̂ normalized when ``spec.normalize``, else the observation;
+    with ``spec.layer_norm`` the sums are standardized first: act(z), z = (s - mean(s)) / √(var(s) + 1e-5).
     """
     return _network("policy", weights, spec, _inputs(spec, normalizer, obs))
 
@@ -65,11 +66,19 @@ def _layers(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Iter
 
 
 def _activation(spec: PolicySpec) -> Callable[[Rows, Rows], object]:
-    if spec.activation == "tanh":
-        return np.tanh
-    if spec.activation == "relu":
-        return _relu
-    raise ValueError(f"activation is {spec.activation!r}; accepted: tanh, relu")
+    activations: dict[str, Callable[[Rows, Rows], object]] = {"tanh": np.tanh, "relu": _relu}
+    if spec.activation not in activations:
+        raise ValueError(f"activation is {spec.activation!r}; accepted: tanh, relu")
+    activate = activations[spec.activation]
+    return (lambda rows, out: activate(_standardize(rows, out), out)) if spec.layer_norm else activate
+
+
+def _standardize(rows: Rows, out: Rows) -> Rows:
+    """Layer normalization (Ba, Kiros & Hinton 2016) of [..., width], without a learned gain and bias."""
+    width = np.float32(rows.shape[-1])
+    np.subtract(rows, np.add.reduce(rows, axis=-1, keepdims=True) / width, out)
+    variance = np.add.reduce(np.square(out), axis=-1, keepdims=True) / width
+    return np.divide(out, np.sqrt(variance + np.float32(LAYER_NORM_EPSILON)), out)
 
 
 def _relu(rows: Rows, out: Rows) -> Rows:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from policies.checkpoint import Arrays, Average, Checkpoint, Delta
-from policies.networks import Layout, Network, network_layout
+from policies.networks import Layout, Network, activation_of, network_layout
 from policies.normalizer import RunningStatistics
 from policies.optimizer import SGD, Adam
 from policies.popart import ValueScale
@@ -63,7 +63,7 @@ class LearnerState:
     def _network(self, name: str) -> Network:
         layout = network_layout(self._base.spec, name)
         flat = layout.pack(self._base.weights, device=self._device)
-        return Network(layout, flat, self._base.spec.activation)
+        return Network(layout, flat, activation_of(self._base.spec))
 
     def _optimizer(self, layout: Layout, counter: str) -> Adam | SGD:
         if self._settings.optimizer == "sgd":

@@ -5,7 +5,7 @@ tensor, whatever the number of layers.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from policies.checkpoint import Arrays
-from policies.spec import Activation, PolicySpec
+from policies.spec import LAYER_NORM_EPSILON, PolicySpec
 
 LOG_2_PI = math.log(2.0 * math.pi)
 DISALLOWED_LOGIT = -1e9  # its probability is exactly 0 in float32, and 0 · log 0 stays 0 in the entropy
 
 Float32 = NDArray[np.float32]
+Between = Callable[[Tensor], Tensor]
+"""What happens to a hidden layer's sums."""
 
 
 class Layout:
@@ -61,7 +63,7 @@ class Network:
         leaves: the weights as autograd sees them.
     """
 
-    def __init__(self, layout: Layout, flat: Tensor, activation: Activation) -> None:
+    def __init__(self, layout: Layout, flat: Tensor, activation: Between) -> None:
         self.layout = layout
         self.flat = flat
         self.gradient = torch.zeros_like(flat)
@@ -91,19 +93,27 @@ def network_layout(spec: PolicySpec, network: str) -> Layout:
     return Layout(shapes)
 
 
+def activation_of(spec: PolicySpec) -> Between:
+    """Return the activation, after a layer normalization where there is one."""
+    activate = torch.tanh if spec.activation == "tanh" else torch.relu
+    if not spec.layer_norm:
+        return activate
+    return lambda rows: activate(functional.layer_norm(rows, rows.shape[-1:], eps=LAYER_NORM_EPSILON))
+
+
 def log_std_of(weights: Sequence[Tensor]) -> Tensor | None:
     """Return a Gaussian's log standard deviations: the one weight after the last layer's bias."""
     return weights[-1] if len(weights) % 2 else None
 
 
-def perceptron(weights: Sequence[Tensor], obs_nd: Tensor, activation: Activation) -> Tensor:
+def perceptron(weights: Sequence[Tensor], obs_nd: Tensor, activation: Between) -> Tensor:
     """Return W_n · act(… act(W_0 x + b_0)) + b_n; ``weights`` are W_0, b_0, W_1, b_1, …, maybe log_std."""
     last = len(weights) // 2 - 1
     rows = obs_nd
     for i in range(last + 1):
         rows = functional.linear(rows, weights[2 * i], weights[2 * i + 1])
         if i < last:
-            rows = torch.tanh(rows) if activation == "tanh" else torch.relu(rows)
+            rows = activation(rows)
     return rows
 
 

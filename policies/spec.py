@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Activation = Literal["tanh", "relu"]
+LAYER_NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ class PolicySpec:
         hidden: widths of the hidden layers, the same for policy and value.
         activation: between layers.
         normalize: whether observations are normalized with the statistics in the checkpoint.
+        layer_norm: whether each hidden layer's sums are standardized over its units, before the activation.
     """
 
     observation_shape: tuple[int, ...]
@@ -78,6 +80,7 @@ class PolicySpec:
     hidden: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
     normalize: bool = False
+    layer_norm: bool = False
 
     @property
     def inputs(self) -> int:
@@ -104,6 +107,7 @@ class PolicySpec:
             "hidden": list(self.hidden),
             "activation": self.activation,
             "normalize": self.normalize,
+            "layer_norm": self.layer_norm,
         }
 
     @classmethod
@@ -115,4 +119,5 @@ class PolicySpec:
             hidden=tuple(data["hidden"]),
             activation=data["activation"],
             normalize=data["normalize"],
+            layer_norm=data.get("layer_norm", False),  # manifests from before there was one
         )

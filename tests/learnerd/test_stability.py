@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experience.archive import read_shard
-from learnerd.config import load_config
+from learnerd.config import ConfigError, load_config
 from learnerd.replay import replay, shards
 from policies.store import CheckpointStore
 
@@ -149,3 +149,15 @@ def test_remedies_replay_to_the_bit(site, drop):
     site.configure("[learner]\nseed = 3\n[batch]\nchunk_episodes = 4")
     shutil.rmtree(site.folder / "scratch")
     assert not replays_to_the_bit(site)
+
+
+def test_layer_normalization_reaches_the_policy_and_replays(site, drop):
+    site.configure("[policy]\nlayer_norm = true")
+    for _ in range(8):
+        drop()
+    assert site.run_here() == 0
+    assert site.manifest(site.current())["spec"]["layer_norm"] is True
+    assert replays_to_the_bit(site)
+    site.configure("[policy]\nlayer_norm = false")
+    with pytest.raises(ConfigError, match="layer_norm"):
+        site.run_here()

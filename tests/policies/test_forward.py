@@ -14,6 +14,8 @@ SPECS = [
     PolicySpec(observation_shape=(15,), action=DiscreteSpace(n=6), activation="relu", normalize=True),
     PolicySpec(observation_shape=(3, 5), action=ContinuousSpace(size=2), hidden=(32,), normalize=True),
     PolicySpec(observation_shape=(1,), action=DiscreteSpace(n=1), hidden=()),
+    PolicySpec(observation_shape=(15,), action=DiscreteSpace(n=6), normalize=True, layer_norm=True),
+    PolicySpec(observation_shape=(4,), action=DiscreteSpace(n=2), activation="relu", layer_norm=True),
 ]
 
 
@@ -47,7 +49,9 @@ def torch_outputs(network, weights, spec, normalizer, obs):
     for i in range(len(spec.hidden) + 1):
         weight, bias = (torch.from_numpy(weights[f"{network}.{i}.{kind}"]) for kind in ("weight", "bias"))
         x = torch.nn.functional.linear(x, weight, bias)
-        x = activation(x) if i < len(spec.hidden) else x
+        if i < len(spec.hidden):
+            x = torch.nn.functional.layer_norm(x, (len(bias),)) if spec.layer_norm else x
+            x = activation(x)
     return x.numpy()
 
 
@@ -91,6 +95,28 @@ def test_by_hand():
     # Row 0: (3.5, max(0, 0)) -> 6; row 1: (1.5, 4) -> 42.
     assert policy_outputs(weights, spec, none, obs).tolist() == [[6], [42]]
     assert SingleForward(weights, spec, none)(obs[1]).tolist() == [42]
+
+
+def test_layer_norm_by_hand():
+    spec = PolicySpec(observation_shape=(1,), action=DiscreteSpace(n=1), hidden=(2,), layer_norm=True)
+    weights = {
+        "policy.0.weight": np.array([[3], [-1]], np.float32),
+        "policy.0.bias": np.array([2, 2], np.float32),
+        "policy.1.weight": np.array([[2, 0.5]], np.float32),
+        "policy.1.bias": np.array([1], np.float32),
+    }
+    # The sums of 1 are (5, 1): standardized (1, -1), up to the epsilon; 2 tanh 1 - tanh 1 / 2 + 1.
+    expected = 1.5 * np.tanh(1.0) + 1.0
+    none, obs = RunningStatistics.empty(1), np.array([[1.0]], np.float32)
+    np.testing.assert_allclose(policy_outputs(weights, spec, none, obs), [[expected]], atol=1e-5)
+    np.testing.assert_allclose(SingleForward(weights, spec, none)(obs[0]), [expected], atol=1e-5)
+
+
+def test_a_manifest_from_before_layer_norm_has_none():
+    data = SPECS[0].to_json()
+    del data["layer_norm"]
+    assert PolicySpec.from_json(data) == SPECS[0]
+    assert PolicySpec.from_json(SPECS[-1].to_json()) == SPECS[-1]
 
 
 def test_observation_beyond_ten_deviations_is_clipped():

@@ -13,20 +13,21 @@ from policies.distributions import (
     gaussian_log_prob,
 )
 from policies.forward import policy_outputs, values
-from policies.networks import Network, divergence, evaluate, network_layout, set_gradient
+from policies.networks import Network, activation_of, divergence, evaluate, network_layout, set_gradient
 
 
 def networks(checkpoint):
     for name in ("policy", "value"):
         layout = network_layout(checkpoint.spec, name)
-        yield Network(layout, layout.pack(checkpoint.weights), checkpoint.spec.activation)
+        yield Network(layout, layout.pack(checkpoint.weights), activation_of(checkpoint.spec))
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("size", [None, 2])
-def test_outputs_equal_the_numpy_forward(make_checkpoint, activation, size):
+def test_outputs_equal_the_numpy_forward(make_checkpoint, activation, size, layer_norm):
     checkpoint = make_checkpoint(size=size, hidden=(16, 8, 4))
-    spec = dataclasses.replace(checkpoint.spec, activation=activation)
+    spec = dataclasses.replace(checkpoint.spec, activation=activation, layer_norm=layer_norm)
     checkpoint = dataclasses.replace(checkpoint, spec=spec)
     obs = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     policy, value = networks(checkpoint)

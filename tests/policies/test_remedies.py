@@ -48,7 +48,7 @@ def batch(moved, make_batch):
 
 def test_the_pull_is_the_gradient_of_the_squared_distance(moved):
     layout = network_layout(moved.spec, "policy")
-    network = Network(layout, layout.pack(moved.weights), "tanh")
+    network = Network(layout, layout.pack(moved.weights), torch.tanh)
     initial = layout.pack(initial_checkpoint(moved.spec, seed=7).weights)
     initial = initial if network.log_std is None else initial[: -len(network.log_std)]
     before = torch.randn(layout.size, generator=torch.Generator().manual_seed(0))

@@ -103,9 +103,16 @@ def load_version(folder: Path) -> Policy:
     return Policy(
         version=manifest["version"],
         layers=[(arrays[f"policy.{i}.weight"], arrays[f"policy.{i}.bias"]) for i in range(n_layers)],
-        activation=np.tanh if spec["activation"] == "tanh" else _relu,
+        activation=_activation(spec),
         normalization=normalization,
     )
+
+
+def _activation(spec: dict[str, Any]) -> Callable[[Array], Array]:
+    activate = np.tanh if spec["activation"] == "tanh" else _relu
+    if not spec.get("layer_norm"):
+        return activate
+    return lambda x: activate((x - x.mean()) / np.sqrt(x.var() + 1e-5))
 
 
 def _relu(x: Array) -> Array:
