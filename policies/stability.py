@@ -23,7 +23,8 @@ class StabilityLimits:
         max_ratio: largest importance ratio π/μ. Old episodes legitimately have large ones, which the learner
             caps; beyond the default the logged probabilities are no probabilities.
         min_entropy_fraction: mean entropy, as a share of log(n), below which a discrete policy has collapsed.
-        min_entropy_nats: the same per dimension of a Gaussian, in nats; -3.2 is a deviation of 0.01.
+        min_entropy_nats: the same per dimension of a Gaussian, in nats; -3.2 is a deviation of 0.01,
+            and -1000 is off.
         refuses_collapse: whether an update that takes the entropy below its minimum is one too many.
     """
 
