@@ -32,7 +32,7 @@ class GradientNoise:
 
 
 def gradient_noise(*, small_sq: float, small: float, large_sq: float, large: float) -> GradientNoise:
-    """Estimate from mean squared norms of gradients of ``small`` steps, and of ``large`` > ``small`` steps."""
+    """Estimate from mean squared norms of gradients of ``small`` and of ``large`` > ``small`` steps."""
     return GradientNoise(
         signal=(large * large_sq - small * small_sq) / (large - small),
         trace=(small_sq - large_sq) / (1.0 / small - 1.0 / large),

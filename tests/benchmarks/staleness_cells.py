@@ -107,8 +107,8 @@ def full_cells():
     return [cell for cell in cells if not (cell.online and cell.learner == "sb3")]
 
 
-def run(cell, seed, settings=None, policy=None):
-    """Play and learn until the cell's episodes are used up."""
+def run(cell, seed, settings=None, policy=None, *, until_475=False):
+    """Play and learn until the cell's episodes are used up, or until their mean is 475."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=UserWarning)
     began = time.perf_counter()
@@ -116,7 +116,7 @@ def run(cell, seed, settings=None, policy=None):
     player, online = (Player(cell.task, seed=seed + 1000 * i, logs=cell.logs) for i in (0, 1))
     rng = np.random.default_rng([seed, 2])
     past, curve, learning_s = [(learner.version, learner.acting)], Curve(cell.task), 0.0
-    while curve.count < _budget(cell):
+    while curve.count < _budget(cell) and not (until_475 and curve.steps_to_475 < math.inf):
         episodes = player.play([past[-1 - lag] for lag in _lags(cell, rng, len(past))])
         curve.add(episodes)
         fresh = online.play([past[-1]] * BATCH) if cell.online else ()
@@ -133,7 +133,7 @@ def run(cell, seed, settings=None, policy=None):
         collapsed=curve.collapsed,
         episodes=curve.counts,
         returns=curve.means,
-        steps_to_475=curve.steps_to(475.0),
+        steps_to_475=curve.steps_to_475,
         seconds=time.perf_counter() - began,
         learning_s=learning_s,
     )
@@ -175,9 +175,13 @@ class Curve:
         means = self._means_of_100() - self._floor
         return bool((means < 0.5 * np.maximum.accumulate(means)).any())
 
-    def steps_to(self, wanted):
-        reached = np.flatnonzero(self._means_of_100() >= wanted)
+    @property
+    def steps_to_475(self):
+        """Environment steps, NaN while it is not reached."""
+        reached = np.flatnonzero(self._means_of_100() >= 475.0)
         return float(np.cumsum(self._steps)[reached[0] + 99]) if len(reached) else math.nan
 
     def _means_of_100(self):
+        if len(self._returns) < 100:
+            return np.zeros(0)
         return np.convolve(self._returns, np.full(100, 0.01), "valid")
