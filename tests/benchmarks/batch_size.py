@@ -2,9 +2,9 @@
 
     python tests/benchmarks/batch_size.py [--episodes 3000] [--seeds 3] [--rule sqrt]
 
-"recorded": one run's episodes are recorded with their log-probabilities, and fed to fresh learners in the order
-in which they were played. "live": each learner plays its own, in batches of that size. Prints the mean return of
-100 episodes of each last version, and by how much the batch sizes differ.
+"recorded": one run's episodes are recorded with their log-probabilities, and fed to fresh learners in the
+order in which they were played. "live": each learner plays its own, in batches of that size. Prints the mean
+return of 100 episodes of each last version, and by how much the batch sizes differ.
 """
 
 import argparse

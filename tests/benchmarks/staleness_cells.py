@@ -15,6 +15,7 @@ LAGS = (0, 4, 16, 64)
 REFERENCE_LAG = 16
 BATCH = 8
 LARGEST_BATCH = 100
+VARYING = "1..100"
 FINAL_EPISODES = 100
 
 EPISODES = {"CartPole-v1": 1200, "Acrobot-v1": 640}
@@ -32,7 +33,7 @@ class Cell:
         learner: a contender's name.
         lag: versions between the one that plays and the newest one.
         mixed: whether each episode's lag is drawn from a geometric distribution with this mean.
-        batches: "8" or "1..100" episodes, log-uniform.
+        batches: how many episodes, or VARYING: log-uniform.
         logs: what the client notes: "logged", "version" or "nothing".
         online: whether an online learner saves to the same store between any two saves of the daemon.
     """
@@ -77,16 +78,16 @@ def default_cells():
         start = Cell(task=task, learner="learnerd", lag=REFERENCE_LAG)
         factors = [
             {"mixed": True},
-            {"batches": "1..100"},
-            {"mixed": True, "batches": "1..100"},
-            {"mixed": True, "batches": "1..100", "online": True},
+            {"batches": VARYING},
+            {"mixed": True, "batches": VARYING},
+            {"mixed": True, "batches": VARYING, "online": True},
             {"online": True},
             {"logs": "version"},
             {"logs": "nothing"},
         ]
         cells += [replace(start, **factor) for factor in factors]
         cells += [replace(start, lag=k, logs="nothing") for k in (0, 4)]
-        mixed = {"mixed": True, "batches": "1..100"}
+        mixed = {"mixed": True, "batches": VARYING}
         cells += [replace(start, learner=name, **mixed) for name in PEERS]
     return cells
 
@@ -98,7 +99,7 @@ def full_cells():
         ("learnerd", *PEERS),
         LAGS,
         (False, True),
-        ("8", "1..100"),
+        ("8", VARYING),
         ("logged", "version", "nothing"),
         (False, True),
     )
@@ -145,7 +146,8 @@ def _budget(cell):
 
 def _lags(cell, rng, versions):
     """One lag for each episode of the next batch, as far back as there are versions."""
-    count = BATCH if cell.batches == "8" else int(math.exp(rng.uniform(0.0, math.log(LARGEST_BATCH + 1))))
+    varies = cell.batches == VARYING
+    count = int(math.exp(rng.uniform(0.0, math.log(LARGEST_BATCH + 1)))) if varies else int(cell.batches)
     lags = rng.geometric(1.0 / (cell.lag + 1.0), count) - 1 if cell.mixed else np.full(count, cell.lag)
     return np.minimum(lags, versions - 1).tolist()
 
