@@ -33,6 +33,7 @@ _TAIL_BYTES = 8
 """Parquet ends with the footer's length and the magic ``PAR1``."""
 _ROW_GROUP_BYTES = 64 * 1024 * 1024
 """Steps in a row group: list offsets are 32 bits wide, and a reader holds one group at a time."""
+_NOTE = b"learnerd.note"
 _LEVEL = 1
 """zstd level: higher ones made float32 observations no smaller."""
 
@@ -42,6 +43,7 @@ def write_shard(
     episodes: Sequence[Episode],
     *,
     verdicts: Sequence[Problem | None] | None = None,
+    note: str = "",
 ) -> None:
     """Write ``episodes`` as one shard, atomically and durably.
 
@@ -49,8 +51,9 @@ def write_shard(
         path: the shard; replaced when it exists.
         episodes: in the order of the rows, at least one.
         verdicts: why each was refused; left out for episodes that were learned.
+        note: text about the shard as a whole, kept in its metadata.
     """
-    write_atomic(path, _seal(_to_parquet(episodes, verdicts)))
+    write_atomic(path, _seal(_to_parquet(episodes, verdicts, note)))
 
 
 def add_rows(
@@ -58,6 +61,7 @@ def add_rows(
     episodes: Sequence[Episode],
     *,
     verdicts: Sequence[Problem | None] | None = None,
+    note: str = "",
 ) -> None:
     """Write a shard, keeping the rows that it holds already: the same call again changes nothing.
 
@@ -68,24 +72,25 @@ def add_rows(
         path: the shard, in a folder that exists.
         episodes: at least one, or the shard exists.
         verdicts: as in ``write_shard``.
+        note: as in ``write_shard``; left out, the one that it has stays.
     """
-    rows = _intact_rows(path)
+    rows, kept_note = _intact(path)
     known = {row.episode.row_sha256 for row in rows}
     new = zip(episodes, verdicts or [None] * len(episodes), strict=True)
     rows += [Row(episode=e, verdict=v) for e, v in new if e.row_sha256 not in known]
     with_verdicts = verdicts is not None or any(row.verdict for row in rows)
     kept = [row.verdict for row in rows] if with_verdicts else None
-    write_shard(path, [row.episode for row in rows], verdicts=kept)
+    write_shard(path, [row.episode for row in rows], verdicts=kept, note=note or kept_note)
 
 
-def _intact_rows(path: Path) -> list[Row]:
+def _intact(path: Path) -> tuple[list[Row], str]:
     try:
-        return read_rows(path)
+        return _read(path)
     except FileNotFoundError:
-        return []
+        return [], ""
     except ShardDamaged:
         path.replace(path.with_name(f"{path.name}.damaged"))
-        return []
+        return [], ""
 
 
 def read_shard(path: Path) -> list[Episode]:
@@ -99,12 +104,22 @@ def read_shard(path: Path) -> list[Episode]:
 
 def read_rows(path: Path) -> list[Row]:
     """Read a shard with its verdicts; otherwise as ``read_shard``."""
+    return _read(path)[0]
+
+
+def read_note(path: Path) -> str:
+    """Read the note that a shard was written with, "" when there is none; otherwise as ``read_shard``."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[Row], str]:
     data = path.read_bytes()
     _check_seal(path, data)
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             groups = (file.read_row_group(i, use_threads=False) for i in range(file.num_row_groups))
-            return [row for group in groups for row in from_table(group)]
+            note = (file.schema_arrow.metadata or {}).get(_NOTE, b"").decode()
+            return [row for group in groups for row in from_table(group)], note
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise ShardDamaged(path, f"{type(error).__name__}: {error}") from error
 
@@ -131,7 +146,9 @@ def _data_end(view: memoryview) -> int:
     return len(view) - _TAIL_BYTES - footer
 
 
-def _to_parquet(episodes: Sequence[Episode], verdicts: Sequence[Problem | None] | None) -> pa.Buffer:
+def _to_parquet(
+    episodes: Sequence[Episode], verdicts: Sequence[Problem | None] | None, note: str
+) -> pa.Buffer:
     rows = [
         Row(episode=episode, verdict=verdict)
         for episode, verdict in zip(episodes, verdicts or [None] * len(episodes), strict=True)
@@ -142,7 +159,7 @@ def _to_parquet(episodes: Sequence[Episode], verdicts: Sequence[Problem | None] 
     first = next(groups)
     with pq.ParquetWriter(
         sink,
-        first.schema,
+        first.schema.with_metadata({_NOTE: note.encode()} if note else None),
         compression="zstd",
         compression_level=_LEVEL,
         use_dictionary=TEXT_COLUMNS,

@@ -256,7 +256,9 @@ class Spool:
         self.work_path(claim).unlink(missing_ok=True)
         return target
 
-    def archive(self, version: int, episodes: Sequence[Episode], *, published_at: float) -> Path:
+    def archive(
+        self, version: int, episodes: Sequence[Episode], *, published_at: float, note: str = ""
+    ) -> Path:
         """Keep the episodes of a published version as archive/<UTC day>/<8 digits>.parquet, durably.
 
         Called again for the same version, it adds the rows that are not there yet and drops none: after a
@@ -266,11 +268,12 @@ class Spool:
             version: the published one.
             episodes: in the order in which they were learned, at least one.
             published_at: UTC seconds; gives the day.
+            note: text about the version, kept in the shard.
         """
         day = datetime.fromtimestamp(published_at, UTC).strftime("%Y-%m-%d")
         path = self.archived(version) or self._archive / day / f"{version:08d}.parquet"
         make_folder(path.parent)
-        _add_rows(path, episodes, None)
+        _add_rows(path, episodes, None, note)
         return path
 
     def archived(self, version: int) -> Path | None:
@@ -375,10 +378,12 @@ class Spool:
                 _record_of(earlier).unlink(missing_ok=True)
 
 
-def _add_rows(path: Path, episodes: Sequence[Episode], verdicts: Sequence[Problem | None] | None) -> None:
+def _add_rows(
+    path: Path, episodes: Sequence[Episode], verdicts: Sequence[Problem | None] | None, note: str = ""
+) -> None:
     from experience.archive import add_rows  # noqa: PLC0415 - a spool that only claims needs no pyarrow
 
-    add_rows(path, episodes, verdicts=verdicts)
+    add_rows(path, episodes, verdicts=verdicts, note=note)
 
 
 def _fsync_rename(source: Path, target: Path) -> None:

@@ -89,6 +89,9 @@ class Config(Table):
         if self.learner.algorithm == "ppo" and self.learner.lr_scaling == "sum":
             accepted = '"sqrt", "linear" or "none" with algorithm "ppo"'
             raise _across("learner", "lr_scaling", '"sum"', accepted)
+        if self.learner.algorithm == "reinforce" and self.batch.reuse > 1:
+            # It learns from archived episodes as if the newest policy had acted in them.
+            raise _across("batch", "reuse", json.dumps(self.batch.reuse), '1.0 with algorithm "reinforce"')
         spool, state = (path.resolve() for path in (self.paths.spool, self.paths.state))
         if spool.is_relative_to(state) or state.is_relative_to(spool):
             raise _across("paths", "state", json.dumps(str(state)), f"a folder apart from spool, {spool}")

@@ -167,6 +167,9 @@ class Batch(Table):
     chunk_episodes: Count = 8
     max_steps: Count = 200_000
     max_chunks: Count = 8
+    reuse: Annotated[float, Field(ge=1)] = 1.0
+    replay_episodes: Count = 1000
+    replay_bytes: Count = 268_435_456
 
 
 class Admission(Table):

@@ -14,7 +14,9 @@ from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.diverging import diverging
 from learnerd.gate import Gate
-from learnerd.learn import Learned, chunked, infer_spec, learn, ledger_entries
+from learnerd.learn import NO_PASSES, Learned, Passes, chunked, infer_spec, learn, ledger_entries
+from learnerd.recorded_passes import note_of
+from learnerd.reuse import Reuse
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import (
     AlreadyLearned,
@@ -51,6 +53,7 @@ class CycleReport:
             "diverged" or was "unstable".
         staleness_mean: updates between the versions that acted and the head, the mean over episodes that say.
         plasticity: of the published "policy" network, and of "value" when it is trained.
+        buffered: archived episodes that may be learned from again.
     """
 
     published: Checkpoint | None
@@ -63,6 +66,7 @@ class CycleReport:
     set_aside: Mapping[str, str] = field(default_factory=dict)
     staleness_mean: float | None = None
     plasticity: Mapping[str, Plasticity] = field(default_factory=dict)
+    buffered: int = 0
 
 
 class Cycle:
@@ -96,6 +100,7 @@ class Cycle:
         self._clock = clock
         self.progress_s = clock.monotonic()
         self._behavior = lru_cache(maxsize=16)(self._load)
+        self._reuse = Reuse(config, store=store, spool=spool, clock=clock, behavior=self._behavior)
 
     def run(self, arrivals: Sequence[Arrival]) -> CycleReport:
         """Learn from every episode of ``arrivals``; finish them once a version that holds them is published.
@@ -105,12 +110,18 @@ class Cycle:
         """
         base, kept = self._base(self.recover(arrivals))
         inferred = base.spec if base is not None and base.version == 0 else None
-        drifted, set_aside = 0, dict[str, str]()
+        drifted, set_aside, replaying = 0, dict[str, str](), self._config.batch.reuse > 1
         while base is not None and kept:
             started = self._clock.monotonic()
             try:
-                learned = self._learn(base, self._chunked(episodes_of(kept)))
+                chunks = self._chunked(episodes_of(kept))
+                passes = self._reuse.passes(base, chunks) if replaying else NO_PASSES
+                learned = self._learn(base, chunks, passes)
             except UpdateDiverged as error:
+                if replaying:
+                    replaying = False  # an archived episode may be to blame: no new one is refused for it
+                    log.warning("trained_again_without_replay", error=str(error))
+                    continue
                 set_aside[_reason(error)] = str(error)
                 kept = self._without_those_to_blame(base, kept, error)
                 continue
@@ -129,7 +140,9 @@ class Cycle:
                 log.info("trained_again", base=error.base, head=error.head, drift=round(error.drift, 4))
                 base = self._store.head()
                 continue
-            self._archive(published, learned.episodes, kept)
+            self._archive(published, learned.episodes)
+            for arrival in kept:
+                self._gate.finish(arrival)
             return CycleReport(
                 published=published,
                 learned=learned,
@@ -141,9 +154,21 @@ class Cycle:
                 set_aside=set_aside,
                 staleness_mean=staleness,
                 plasticity=_plasticity(published, learned),
+                buffered=self.buffered,
             )
-        head = self._store.head()
-        return CycleReport(published=None, learned=None, arrivals=(), head=head, set_aside=set_aside)
+        return CycleReport(
+            published=None,
+            learned=None,
+            arrivals=(),
+            head=self._store.head(),
+            set_aside=set_aside,
+            buffered=self.buffered,
+        )
+
+    @property
+    def buffered(self) -> int:
+        """Archived episodes in memory, to be learned from again."""
+        return self._reuse.buffered
 
     def recover(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Archive what a broken-off cycle had published but not archived; return what is not learned yet."""
@@ -168,8 +193,7 @@ class Cycle:
             entries = [(entry.claim_id, entry.key) for entry in self._entries(version)]
             own = [name for name in entries if name in claimed]
             if own:
-                episodes = [claimed[name] for name in own]
-                self._spool.archive(version, episodes, published_at=self._store.load(version).saved_at)
+                self._archive(self._store.load(version), [claimed[name] for name in own])
             found.update(own)
         return found
 
@@ -194,6 +218,7 @@ class Cycle:
             )
         if head is not None:
             self._gate.learn_spec(head.spec)
+        self._reuse.fill()
         return head
 
     def _base(self, arrivals: Sequence[Arrival]) -> tuple[Checkpoint | None, list[Arrival]]:
@@ -208,7 +233,9 @@ class Cycle:
     def _chunked(self, episodes: Sequence[Episode]) -> list[Sequence[Episode]]:
         return chunked(episodes, self._config.batch.chunk_episodes)
 
-    def _learn(self, base: Checkpoint, chunks: Sequence[Sequence[Episode]]) -> Learned:
+    def _learn(
+        self, base: Checkpoint, chunks: Sequence[Sequence[Episode]], passes: Passes = NO_PASSES
+    ) -> Learned:
         return learn(
             base,
             chunks,
@@ -217,6 +244,7 @@ class Cycle:
             device=self._device,
             behavior=self._behavior,
             limits=self._config.stability.limits(),
+            passes=passes,
             progress=self._progress,
         )
 
@@ -233,12 +261,10 @@ class Cycle:
             record={**learned.record, "config_digest": self._config.digest()},
         )
 
-    def _archive(
-        self, published: Checkpoint, episodes: Sequence[Episode], arrivals: Sequence[Arrival]
-    ) -> None:
-        self._spool.archive(published.version, episodes, published_at=published.saved_at)
-        for arrival in arrivals:
-            self._gate.finish(arrival)
+    def _archive(self, published: Checkpoint, episodes: Sequence[Episode]) -> None:
+        version, note = published.version, note_of(published)
+        self._spool.archive(version, episodes, published_at=published.saved_at, note=note)
+        self._reuse.add(version, episodes)
 
     def _without(self, arrivals: Sequence[Arrival], error: AlreadyLearned) -> list[Arrival]:
         rest = []

@@ -15,6 +15,7 @@ from experience.batch import Batch
 from experience.collate import collate, usable_steps
 from experience.episode import Episode
 from learnerd.config_tables import Policy
+from learnerd.replay_buffer import Archived
 from policies.behavior import log_probs
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import UpdateUnstable
@@ -37,13 +38,38 @@ Behavior = Callable[[int], Checkpoint | None]
 """Looks up the version that acted; None when it is gone."""
 
 
+EARNED, SPENT = "replay_credits", "replayed"
+"""Counters of the passes over archived episodes: credits that new episodes earned, and passes made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What is learned from again beside new episodes.
+
+    Attributes:
+        replayed: one tuple an update, in the order of learning; () when there is nothing.
+        earned: credits that the new episodes earned.
+    """
+
+    replayed: tuple[tuple[Archived, ...], ...] = ()
+    earned: int = 0
+
+    def counters(self) -> dict[str, int]:
+        """What a version adds to the counters of its base."""
+        counts = {EARNED: self.earned, SPENT: sum(map(len, self.replayed))}
+        return {name: count for name, count in counts.items() if count}
+
+
+NO_PASSES = Passes()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Learned:
     """What one cycle's training gave.
 
     Attributes:
         delta: the change since the base version.
-        chunks: the episodes of each update, in the order of learning.
+        chunks: the new episodes of each update, in the order of learning.
         reports: one an update.
         record: what a replay needs, for the manifest.
         sample_obs: some of the last update's observations, [B, *observation_shape].
@@ -57,7 +83,7 @@ class Learned:
 
     @property
     def episodes(self) -> list[Episode]:
-        """Every episode, in the order of learning."""
+        """Every new episode, in the order of learning."""
         return [episode for chunk in self.chunks for episode in chunk]
 
 
@@ -69,6 +95,7 @@ def learn(
     seed: int,
     device: str,
     behavior: Behavior,
+    passes: Passes = NO_PASSES,
     limits: StabilityLimits | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Learned:
@@ -81,6 +108,7 @@ def learn(
         seed: the run's; each update's own seed is drawn from it and the number of updates before.
         device: "cpu" or "cuda".
         behavior: looks up the version that acted, to recover log-probabilities that were not logged.
+        passes: archived episodes that follow the new ones in each update's batch.
         limits: what an update may do; None: whatever stays finite, for what was published once.
         progress: called after each update.
 
@@ -91,19 +119,22 @@ def learn(
     learner = Learner(base, settings, device=device, seed=seed)
     before = base.counters.get("updates", 0)
     seeds = [update_seed(seed, before + i) for i in range(len(chunks))]
+    replays = passes.replayed or ((),) * len(chunks)
     reports = []
-    for i, (chunk, chunk_seed) in enumerate(zip(chunks, seeds, strict=True)):
-        batch = collate(chunk, observation_shape=base.spec.observation_shape)
-        report = learner.update(recover_logp(batch, behavior), seed=chunk_seed)
+    for i, (chunk, replayed) in enumerate(zip(chunks, replays, strict=True)):
+        episodes = [*chunk, *(archived.episode for archived in replayed)]
+        batch = collate(episodes, observation_shape=base.spec.observation_shape)
+        report = learner.update(recover_logp(batch, behavior), seed=seeds[i], replayed=len(replayed))
         if limits is not None and (found := breach(report, limits, base.spec.action)) is not None:
             raise UpdateUnstable(what=found.what, value=found.value, accepted=found.accepted, update=i)
         reports.append(report)
         progress()
+    delta = learner.delta()
     return Learned(
-        delta=learner.delta(),
+        delta=replace(delta, counters={**delta.counters, **passes.counters()}),
         chunks=tuple(tuple(chunk) for chunk in chunks),
         reports=tuple(reports),
-        record=_record(seed, seeds, reports, device),
+        record=_record(seed, seeds, reports, replays, device),
         sample_obs=sample(batch.obs),
     )
 
@@ -118,9 +149,13 @@ def chunked(episodes: Sequence[Episode], chunk_episodes: int) -> list[Sequence[E
 
     A last update of one leftover episode would be the noisiest of all, so the rest is spread over the others.
     """
-    count = max(1, len(episodes) // chunk_episodes)
-    bounds = [len(episodes) * i // count for i in range(count + 1)]
-    return [episodes[start:end] for start, end in itertools.pairwise(bounds)]
+    return evenly(episodes, max(1, len(episodes) // chunk_episodes))
+
+
+def evenly(items: Sequence[T], count: int) -> list[Sequence[T]]:
+    """Cut ``items`` into ``count`` parts whose lengths differ by one at most."""
+    bounds = [len(items) * i // count for i in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def recover_logp(batch: Batch, behavior: Behavior) -> Batch:
@@ -203,7 +238,13 @@ def _most_common(values: Iterable[T]) -> T:
     return Counter(values).most_common(1)[0][0]
 
 
-def _record(seed: int, seeds: Sequence[int], reports: Sequence[UpdateReport], device: str) -> dict[str, Any]:
+def _record(
+    seed: int,
+    seeds: Sequence[int],
+    reports: Sequence[UpdateReport],
+    replays: Sequence[Sequence[Archived]],
+    device: str,
+) -> dict[str, Any]:
     return {
         "seed": seed,
         "device": device,
@@ -224,7 +265,8 @@ def _record(seed: int, seeds: Sequence[int], reports: Sequence[UpdateReport], de
                 "entropy": report.entropy,
                 "kl": report.kl,
                 "ess_fraction": report.ess_fraction,
+                "replayed": [[archived.version, *archived.episode.key] for archived in replayed],
             }
-            for update_seed_, report in zip(seeds, reports, strict=True)
+            for update_seed_, report, replayed in zip(seeds, reports, replays, strict=True)
         ],
     }

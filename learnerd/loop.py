@@ -151,6 +151,7 @@ class Loop:
         self._telemetry.restore(read_status(self._config.paths.state))
         warm_up(self._config.learner.settings(), device=self._telemetry.device)
         self._telemetry.head = self._cycle.begin()
+        self._telemetry.buffered = self._cycle.buffered
         if self._mode != "once":
             self._watch.start()
         resumed = self._cycle.recover(self._intake.resume())

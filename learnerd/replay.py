@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from experience.archive import read_shard
+from experience.collate import usable_steps
 from experience.episode import Episode
 from experience.spool import Spool
 from learnerd.config import Config
 from learnerd.device import choose_device
 from learnerd.errors import LearnerdError
-from learnerd.learn import Learned, chunked, infer_spec, learn, ledger_entries
+from learnerd.learn import Learned, Passes, chunked, infer_spec, learn, ledger_entries
+from learnerd.recorded_passes import RecordedPasses
 from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint
 from policies.errors import StoreError
@@ -33,7 +35,7 @@ class Row:
     Attributes:
         recorded: the version that the daemon published of this batch.
         version: the one in the scratch store.
-        episodes, steps, updates: its size.
+        episodes, steps, updates: its size, without what it learned again.
         return_mean: mean undiscounted return of its episodes.
         loss, entropy, ess_fraction: of its last update.
         same_weights: whether the scratch version's weights equal the recorded one's; None when that is gone.
@@ -75,11 +77,11 @@ def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[
     """
     torch.set_num_threads(thread_count(config))
     recorded, store = CheckpointStore(config.paths.state), CheckpointStore(scratch)
-    head = _start(config, recorded, store)
+    head, again = _start(config, recorded, store), RecordedPasses(config)
     for path in paths:
         episodes = read_shard(path)
         head = head if head is not None else _first(config, episodes)
-        learned = _learn(config, head, episodes, recorded)
+        learned = _learn(config, head, episodes, recorded, again.take(path, episodes))
         entries = ledger_entries(learned, lambda _: "")
         head = store.publish(learned.delta, base=head, writer=WRITER, episodes=entries, record=learned.record)
         yield _row(int(path.stem), head, learned, recorded)
@@ -108,11 +110,16 @@ def _first(config: Config, episodes: Sequence[Episode]) -> Checkpoint:
 
 
 def _learn(
-    config: Config, head: Checkpoint, episodes: Sequence[Episode], recorded: CheckpointStore
+    config: Config,
+    head: Checkpoint,
+    episodes: Sequence[Episode],
+    recorded: CheckpointStore,
+    passes: Passes,
 ) -> Learned:
     return learn(
         head,
         chunked(episodes, config.batch.chunk_episodes),
+        passes=passes,
         settings=config.learner.settings(),
         seed=config.learner.seed,
         device=choose_device(config.learner.device),
@@ -127,7 +134,7 @@ def _row(recorded_version: int, head: Checkpoint, learned: Learned, recorded: Ch
         recorded=recorded_version,
         version=head.version,
         episodes=len(learned.episodes),
-        steps=sum(report.n_steps for report in learned.reports),
+        steps=sum(map(usable_steps, learned.episodes)),
         updates=len(learned.reports),
         return_mean=float(np.mean([episode.total_reward for episode in learned.episodes])),
         loss=last.loss,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import structlog
 
+from experience.collate import usable_steps
 from experience.spool import Spool
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
@@ -142,8 +143,9 @@ class Reporter:
             "published",
             version=report.published.version,
             episodes=len(episodes),
-            steps=sum(update.n_steps for update in updates),
+            steps=sum(map(usable_steps, episodes)),
             updates=len(updates),
+            replayed=sum(update.n_episodes for update in updates) - len(episodes),
             return_mean=round(sum(episode.total_reward for episode in episodes) / len(episodes), 3),
             loss=round(updates[-1].loss, 5),
             ess=round(updates[-1].ess_fraction, 3),

@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "value_grad_norm",
             "ratio_max",
             "plasticity",
+            "reuse",
         )
     ),
     "latency": dict.fromkeys(("drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s")),

@@ -12,11 +12,16 @@ from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
 from learnerd.drift import ReturnDrift
+from learnerd.learn import SPENT
 from learnerd.policy_updates import PolicyUpdates
+from learnerd.reuse import CREDITS, balance
 from learnerd.status_file import SECTIONS, new_document
 from policies.checkpoint import Checkpoint
 
-COUNTED = ("updates", "steps", "return_mean_100", "recent_returns", "policy_updates", "noise_scale_steps")
+COUNTED = (
+    *("updates", "steps", "return_mean_100", "recent_returns", "policy_updates", "noise_scale_steps"),
+    "reuse",
+)
 _LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
 """What the last cycle's report gives; the others are counted here."""
 
@@ -64,6 +69,7 @@ class Telemetry:
     publish_s: float | None = None
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_EPISODES))
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
+    buffered: int = 0
     started_s: float = 0.0
     policy_updates: PolicyUpdates = field(default_factory=PolicyUpdates)
     drift: ReturnDrift = field(init=False)
@@ -94,6 +100,7 @@ class Telemetry:
     def note(self, report: CycleReport) -> None:
         """Take in what a cycle did; one that was broken off after its publish left its version behind."""
         self.head = report.head or self.head
+        self.buffered = report.buffered
         if report.published is None or report.learned is None:
             return
         self.update_s, self.publish_s = report.update_s, report.publish_s
@@ -166,8 +173,14 @@ class Telemetry:
             "recent_returns": list(self.returns),
             **self.policy_updates.document(),
             "return_drift": self.drift.state(),
+            "reuse": self._reuse(),
             **{key: self.learning.get(key) for key in _LEARNING_KEYS},
         }
+
+    def _reuse(self) -> dict[str, Any]:
+        """Passes over archived episodes so far, those that may follow now, and the episodes kept for them."""
+        credits_ = 0 if self.head is None else balance(self.head.counters)
+        return {"passes": self._counter(SPENT), "credits": credits_ / CREDITS, "buffered": self.buffered}
 
     def _latency(self) -> dict[str, float | None]:
         p50, p99 = np.percentile(self.latencies_s, [50, 99]) if self.latencies_s else (None, None)

@@ -58,19 +58,24 @@ class Learner:
         self._remedies = Remedies(checkpoint.spec, settings, self._state, seed=seed)
         self._preparation = Preparation(checkpoint, self._state, settings, self._algorithm, device=device)
 
-    def update(self, batch: Batch, *, seed: int) -> UpdateReport:
-        """Train once on a batch that no earlier update has seen.
+    def update(self, batch: Batch, *, seed: int, replayed: int = 0) -> UpdateReport:
+        """Train once on a batch of new episodes, followed by ``replayed`` ones.
 
         Args:
-            batch: at least one step.
+            batch: at least one step of a new episode.
+            replayed: so many of its last episodes were learned from before: they train the networks and move
+                the value scale that those are trained in, and are counted nowhere.
             seed: of the shuffling and of fresh weights; beside it, the result depends on the state, the
                 batch, the number of threads and the machine only.
 
         Raises:
-            ValueError: the batch does not fit the policy; nothing has changed.
+            ValueError: the batch does not fit the policy, or the algorithm learns from new episodes only;
+                nothing has changed.
             UpdateDiverged: something became non-finite; this learner is spoiled and has to be thrown away.
         """
         began = self._clock()
+        if replayed and not self._algorithm.reuses_episodes:
+            raise ValueError(f"{replayed} replayed episodes; accepted: none with this algorithm")
         start = self._preparation.prepare(batch)
         rate = self._learning_rate(batch.n_episodes)
         kept = kept_episodes(batch, start.trust)
@@ -86,7 +91,8 @@ class Learner:
         )
         means = epochs.run(start.rows, permutations(seed, epochs=self._settings.epochs, n=batch.n_steps))
         self._remedies.perturb(epochs.trained, seed=seed)
-        self._count(batch)
+        new = batch.n_episodes - replayed
+        self._count(batch, new)
         return UpdateReport(
             **means,
             loss=means["policy_loss"] + means["value_loss"],
@@ -100,7 +106,7 @@ class Learner:
             n_steps=batch.n_steps,
             n_episodes=batch.n_episodes,
             unlogged_steps=start.unlogged_steps,
-            return_mean=float(batch.total_reward.mean()),
+            return_mean=float(batch.total_reward[:new].mean()),
             seconds=self._clock() - began,
             noise=epochs.noise,
         )
@@ -125,12 +131,14 @@ class Learner:
             reference_episodes=self._settings.reference_batch_episodes,
         )
 
-    def _count(self, batch: Batch) -> None:
+    def _count(self, batch: Batch, new: int) -> None:
+        """Count the first ``new`` episodes; the others were counted when they were new."""
         state = self._state
+        n_steps = int(batch.offsets[new])
         state.added["updates"] += 1
-        state.added["steps"] += batch.n_steps
+        state.added["steps"] += n_steps
         if self._updates_statistics:
-            rows = batch.obs.reshape(batch.n_steps, self._base.spec.inputs)
+            rows = batch.obs[:n_steps].reshape(n_steps, self._base.spec.inputs)
             state.observed = state.observed + RunningStatistics.of(rows)
 
 

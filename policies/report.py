@@ -26,10 +26,10 @@ class UpdateReport:
             when the batch was split, or 0.
         policy_steps: optimizer steps of the policy.
         value_steps: optimizer steps of the value network.
-        n_steps: steps of the batch.
-        n_episodes: episodes of the batch.
+        n_steps: steps of the batch, those of replayed episodes among them.
+        n_episodes: episodes of the batch, replayed ones among them.
         unlogged_steps: steps whose behavior log-probability was neither logged nor recovered.
-        return_mean: mean undiscounted return of the batch's episodes.
+        return_mean: mean undiscounted return of the batch's new episodes.
         seconds: how long the update took.
         noise: of the policy's gradient; None unless the settings ask for it.
     """

@@ -86,6 +86,7 @@ def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str
         ),
         *_policy_updates(learning),
         ("plasticity", _plasticity(learning["plasticity"])),
+        ("reuse", _reuse(learning["reuse"])),
         (
             "latency",
             (
@@ -123,6 +124,13 @@ def _plasticity(found: Any) -> str:
         f"effective rank {_number(found.get('effective_rank'))}, "
         f"weight norm {_number(found.get('weight_norm'))}"
     )
+
+
+def _reuse(reuse: Any) -> str:
+    if not isinstance(reuse, dict):
+        return "-"
+    passes, credits_, buffered = (_number(reuse.get(name)) for name in ("passes", "credits", "buffered"))
+    return f"{passes} passes over archived episodes, {credits_} saved up, {buffered} episodes kept"
 
 
 def _waiting(episodes: dict[str, Any]) -> str:

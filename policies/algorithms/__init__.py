@@ -21,6 +21,7 @@ class Algorithm(Protocol):
         trains_value: whether a value network is trained, with value + advantage as its target.
         scales_by_ess: whether the policy's step follows the effective sample size.
         needs_reference: whether ``policy_loss`` compares with a proximal policy.
+        reuses_episodes: whether it corrects for the policy that acted, so that old episodes do no harm.
     """
 
     @property
@@ -31,6 +32,9 @@ class Algorithm(Protocol):
 
     @property
     def needs_reference(self) -> bool: ...  # noqa: D102
+
+    @property
+    def reuses_episodes(self) -> bool: ...  # noqa: D102
 
     def advantages(self, batch: Batch, estimates: "Estimates") -> "Float64":
         """Return an advantage for every step [N], held fixed for the update."""

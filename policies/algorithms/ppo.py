@@ -20,6 +20,7 @@ class PPO:
         self._settings = settings
         self.scales_by_ess = settings.ess_scaling
         self.needs_reference = settings.decoupled
+        self.reuses_episodes = settings.decoupled
 
     def advantages(self, batch: Batch, estimates: Estimates) -> Float64:
         """Return GAE on the current value; V-trace's were worse on stale episodes."""

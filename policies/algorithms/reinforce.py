@@ -16,6 +16,7 @@ class Reinforce:
 
     scales_by_ess = False
     needs_reference = False
+    reuses_episodes = False
 
     def __init__(self, settings: LearnerSettings) -> None:
         self._settings = settings

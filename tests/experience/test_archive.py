@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from experience import archive
-from experience.archive import read_rows, read_shard, write_shard
+from experience.archive import add_rows, read_note, read_rows, read_shard, write_shard
 from experience.episode import Episode
 from experience.errors import ExperienceError, InputError, Problem, ShardDamaged
 
@@ -111,6 +111,22 @@ def test_verdicts_stand_beside_their_rows(tmp_path):
     odd = Problem(reason="bad_value", field="tags[0]", value="\ud800\ufffd", accepted="text")
     round_trip(path, [small(), full(), small()], verdicts=[PROBLEM, None, odd])
     assert [row.verdict for row in read_rows(path)] == [PROBLEM, None, odd]
+
+
+def test_a_note_stays_with_its_shard(tmp_path):
+    path = tmp_path / "s.parquet"
+    write_shard(path, [small()])
+    assert read_note(path) == ""
+    add_rows(path, [small(episode_id="e-2")], note='["é"]')
+    assert read_note(path) == '["é"]'
+    add_rows(path, [small(episode_id="e-3")])
+    assert read_note(path) == '["é"]'
+    assert [episode.episode_id for episode in read_shard(path)] == ["e-1", "e-2", "e-3"]
+    add_rows(path, [], note="another")
+    assert read_note(path) == "another"
+    path.write_bytes(path.read_bytes().replace(b"another", b"onother"))
+    with pytest.raises(ShardDamaged):
+        read_note(path)
 
 
 def test_long_shards_are_cut_into_row_groups(tmp_path, monkeypatch):

@@ -191,7 +191,8 @@ def drop(site):
         name = name or f"{count:06d}.npz"
         aside = site.inbox / f".tmp-{name}"
         with aside.open("wb") as stream:
-            np.savez(stream, meta=np.array(json.dumps(header)), **values)
+            given = {name: array for name, array in values.items() if array is not None}
+            np.savez(stream, meta=np.array(json.dumps(header)), **given)
         aside.rename(site.inbox / name)
         return site.inbox / name
 

@@ -119,6 +119,8 @@ def test_learner_bounds_are_those_of_the_learner(tmp_path, key, value):
         ("[batch]\nmax_wait_s = -0.1", "batch", "max_wait_s", ["-0.1", "seconds >= 0"]),
         ("[batch]\nmin_episods = 3", "batch", "min_episods", ["did you mean min_episodes"]),
         ("[batch]\ngamma = 0.9", "batch", "gamma", ["belongs under [learner]"]),
+        ("[batch]\nreuse = 0.9", "batch", "reuse", ["0.9", "a number >= 1"]),
+        ('[batch]\nreuse = 2\n[learner]\nalgorithm = "reinforce"', "batch", "reuse", ["2", "1.0 with"]),
         ("[learner]\ngamma = nan", "learner", "gamma", ["NaN", ">= 0 and <= 1"]),
         ("[learner]\nlearning_rate = inf", "learner", "learning_rate", ["Infinity", "> 0"]),
         ("[learner]\nthreads = 0", "learner", "threads", ["0", '"auto" or an integer >= 1']),

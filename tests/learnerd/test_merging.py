@@ -18,8 +18,8 @@ from policies.store import CheckpointStore
 
 real, times = learnerd.cycle.Cycle._learn, [0]
 
-def learn_while_another_publishes(cycle, base, arrivals):
-    learned = real(cycle, base, arrivals)
+def learn_while_another_publishes(cycle, base, *rest):
+    learned = real(cycle, base, *rest)
     if base.version and times[0] < {times}:
         times[0] += 1
         store = CheckpointStore("state")

@@ -428,3 +428,28 @@ def test_averages_that_a_checkpoint_lacks_start_fresh(make_checkpoint, make_batc
 def test_an_unknown_device_is_refused(make_checkpoint):
     with pytest.raises(ValueError, match="accepted"):
         Learner(make_checkpoint(), PPO, device="tpu")
+
+
+def test_replayed_episodes_train_but_are_not_counted(make_checkpoint, make_batch):
+    checkpoint = make_checkpoint(normalize=True)
+    batch = make_batch((5, 3, 7, 4))
+    learner, every = Learner(checkpoint, PPO), Learner(checkpoint, PPO)
+    report = learner.update(batch, seed=0, replayed=2)
+    counted = every.update(batch, seed=0)
+    assert same(learner.weights(), every.weights())
+    assert learner.delta().averages.keys() == every.delta().averages.keys()
+    assert learner.delta().counters == {**every.delta().counters, "steps": 8}
+    assert (report.n_episodes, report.n_steps) == (4, 19)
+    assert report.learning_rate == counted.learning_rate
+    assert report.return_mean == pytest.approx(batch.total_reward[:2].mean())
+    expected = RunningStatistics.of(batch.obs[:8])
+    assert learner.delta().observed.count == 8
+    assert np.array_equal(learner.delta().observed.m2, expected.m2)
+
+
+def test_reinforce_takes_no_replayed_episodes(make_checkpoint, make_batch):
+    learner = Learner(make_checkpoint(), LearnerSettings(algorithm="reinforce"))
+    before = learner.weights()
+    with pytest.raises(ValueError, match="1 replayed episodes; accepted: none"):
+        learner.update(make_batch(), seed=0, replayed=1)
+    assert same(learner.weights(), before)
