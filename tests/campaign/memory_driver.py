@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def report(done, pid="self"):
 class Rig:
     """The daemon's training side over a folder: gate, cycle, store, archive and retention."""
 
-    def __init__(self, folder, seed):
+    def __init__(self, folder, seed, *, reuse=1.0):
         self.config = Config.model_validate(
             {
                 "paths": {"spool": str(folder / "spool"), "state": str(folder / "state")},
@@ -53,7 +54,7 @@ class Rig:
                     "hidden": [16],
                 },
                 "learner": {"epochs": 1, "minibatches": 1},
-                "batch": {"chunk_episodes": MAX_EPISODES},
+                "batch": {"chunk_episodes": MAX_EPISODES, "reuse": reuse},
                 "admission": {"max_staleness": KEEP_VERSIONS},
                 "store": {"keep_last": KEEP_VERSIONS, "keep_every": 0, "keep_minutes": 0.0},
             },
@@ -126,8 +127,8 @@ class Rig:
         )
 
 
-def train(folder, count, every, seed):
-    rig = Rig(folder, seed)
+def train(folder, count, every, seed, *, reuse=1.0):
+    rig = Rig(folder, seed, reuse=reuse)
     for number in range(count):
         rig.one_batch(number)
         if number % every == 0:
@@ -172,4 +173,4 @@ def decode(folder, count, every, seed):
 
 if __name__ == "__main__":
     part, folder, count, every, seed = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6])
-    {"train": train, "decode": decode}[part](folder, count, every, seed)
+    {"train": train, "replay": partial(train, reuse=2.0), "decode": decode}[part](folder, count, every, seed)

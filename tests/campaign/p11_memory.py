@@ -34,13 +34,14 @@ NOISE_MB = 4.0
 
 
 def run(*, trials, seed, progress):
-    """``trials`` batches, five times as many files through the decoder, and two minutes of an idle daemon."""
+    """``trials`` batches, as many with replay, five times as many files through the decoder, and an idle daemon."""
     memory = Path("/dev/shm")
     parent = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="p11-", dir=parent))
     try:
         curves = {
             "batches": _drive("train", folder / "train", trials, seed, progress),
+            "batches with replay": _drive("replay", folder / "replay", trials, seed, lambda _: None),
             "decoded files": _drive(
                 "decode", folder / "decode", trials * FILES_A_BATCH, seed, lambda _: None
             ),
