@@ -34,7 +34,7 @@ NOISE_MB = 4.0
 
 
 def run(*, trials, seed, progress):
-    """``trials`` batches, as many with replay, five times as many files through the decoder, and an idle daemon."""
+    """``trials`` batches, as many with replay, five times as many decoded files, and an idle daemon."""
     memory = Path("/dev/shm")
     parent = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="p11-", dir=parent))
