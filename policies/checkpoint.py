@@ -46,6 +46,25 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActingVersion:
+    """What a published version acts with, and how many updates lie behind it.
+
+    Attributes:
+        version: its number.
+        updates: made by it and its ancestors: the head's minus these is its staleness.
+        spec: shapes and spaces.
+        weights: float32, named as ``spec.actor_shapes()``.
+        normalizer: observation statistics, float64.
+    """
+
+    version: int
+    updates: int
+    spec: PolicySpec
+    weights: Arrays
+    normalizer: RunningStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
 class Average:
     """An exponential average after some steps.
 

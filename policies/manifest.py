@@ -34,7 +34,7 @@ VERSION_NAME = re.compile(r"[0-9]{8}")
 _STATISTICS = ("count", "mean", "m2")
 # What the kernel says when the medium or the directory itself is broken; any other error (permissions, too
 # many open files) says nothing about the version and is raised as it is.
-_BROKEN = {
+BROKEN = {
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -83,7 +83,7 @@ def read_actor(state_dir: str | os.PathLike[str], version: int) -> ActorVersion:
     try:
         manifest = read_manifest(folder, version)
         spec = _read_spec(manifest, version)
-        weights, normalizer = _parse_model(read_file(folder, manifest, MODEL), spec, version)
+        weights, normalizer = parse_model(read_file(folder, manifest, MODEL), spec, version)
     except VersionPruned:
         if 0 < version <= (read_current(state_dir) or 0):
             raise
@@ -106,7 +106,7 @@ def read_checkpoint(state_dir: str | os.PathLike[str], version: int) -> Checkpoi
     for name in (MODEL, OPTIMIZER, LEDGER):
         if name not in files:
             raise VersionDamaged(version=version, file=MANIFEST, reason=f"does not list {name}")
-    weights, normalizer = _parse_model(files[MODEL], spec, version)
+    weights, normalizer = parse_model(files[MODEL], spec, version)
     return checkpoint_of(
         manifest,
         spec=spec,
@@ -208,13 +208,15 @@ def describe(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     }
 
 
-def encode_model(weights: Arrays, normalizer: RunningStatistics) -> bytes:
+def encode_model(
+    weights: Arrays, normalizer: RunningStatistics, metadata: dict[str, str] | None = None
+) -> bytes:
     """``model.safetensors``: float32 weights; a float64 normalizer (float32 stops counting at 2^24)."""
     arrays = {name: plain_array(array, np.float32) for name, array in weights.items()}
     arrays["normalizer.count"] = np.array([normalizer.count], np.float64)
     arrays["normalizer.mean"] = plain_array(normalizer.mean, np.float64)
     arrays["normalizer.m2"] = plain_array(normalizer.m2, np.float64)
-    return save(arrays)
+    return save(arrays, metadata)
 
 
 def encode_arrays(arrays: Arrays) -> bytes:
@@ -240,6 +242,36 @@ def parse_arrays(data: bytes, version: int, name: str) -> dict[str, NDArray[Any]
     return dict(arrays)
 
 
+def parse_model(
+    data: bytes,
+    spec: PolicySpec,
+    version: int,
+    *,
+    name: str = MODEL,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[Arrays, RunningStatistics]:
+    """Read what ``encode_model`` wrote, from bytes whose hash was checked.
+
+    Args:
+        data: the file.
+        spec: the version's.
+        version: its number, for the error.
+        name: the file's name, for the error.
+        shapes: of the weights that must be there; None: all of ``spec.shapes()``.
+    """
+    arrays = parse_arrays(data, version, name)
+    found = {key: (array.shape, array.dtype.name) for key, array in arrays.items()}
+    expected = {key: (shape, "float32") for key, shape in (shapes or spec.shapes()).items()}
+    statistics = {"count": (1,), "mean": (spec.inputs,), "m2": (spec.inputs,)}
+    expected |= {f"normalizer.{key}": (statistics[key], "float64") for key in _STATISTICS}
+    if found != expected:
+        wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        reason = f"{wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])}"
+        raise VersionDamaged(version=version, file=name, reason=reason)
+    count, mean, m2 = (arrays.pop(f"normalizer.{key}") for key in _STATISTICS)
+    return arrays, RunningStatistics(count=float(count[0]), mean=mean, m2=m2)
+
+
 def _canonical(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
@@ -248,7 +280,7 @@ def _read_bytes(folder: Path, version: int, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        if error.errno not in _BROKEN:
+        if error.errno not in BROKEN:
             raise
         if not folder.is_dir():
             raise VersionPruned(version=version) from error
@@ -261,19 +293,3 @@ def _read_spec(manifest: Mapping[str, Any], version: int) -> PolicySpec:
     except (KeyError, ValueError, TypeError) as error:
         reason = f"spec cannot be read: {error!r}"
         raise VersionDamaged(version=version, file=MANIFEST, reason=reason) from error
-
-
-def _parse_model(data: bytes, spec: PolicySpec, version: int) -> tuple[Arrays, RunningStatistics]:
-    arrays = parse_arrays(data, version, MODEL)
-    found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
-    expected = {name: (shape, "float32") for name, shape in spec.shapes().items()}
-    shapes = {"count": (1,), "mean": (spec.inputs,), "m2": (spec.inputs,)}
-    expected |= {f"normalizer.{name}": (shapes[name], "float64") for name in _STATISTICS}
-    if found != expected:
-        wrong = sorted(
-            name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-        )
-        reason = f"{wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])}"
-        raise VersionDamaged(version=version, file=MODEL, reason=reason)
-    count, mean, m2 = (arrays.pop(f"normalizer.{name}") for name in _STATISTICS)
-    return arrays, RunningStatistics(count=float(count[0]), mean=mean, m2=m2)

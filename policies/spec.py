@@ -99,6 +99,10 @@ class PolicySpec:
             shapes["log_std"] = (self.action.size,)
         return shapes
 
+    def actor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Those of them that acting needs: the policy network and the log standard deviation."""
+        return {name: shape for name, shape in self.shapes().items() if not name.startswith("value.")}
+
     def to_json(self) -> dict[str, Any]:
         """As in the manifest."""
         return {

@@ -6,60 +6,34 @@ rename is the compare-and-swap; the lock only makes losing it rare. Everything e
 
 import contextlib
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experience.episode import EpisodeKey
 from policies import retention
+from policies.actor_archive import ActorArchive
 from policies.catalog import Catalog
-from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.checkpoint import ActingVersion, Checkpoint, Delta, LedgerEntry
 from policies.delta import read_delta
 from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
 from policies.ledger import Ledger, LedgerHit, Lineage, read_ids
 from policies.manifest import (
     LEDGER,
-    VERSION_NAME,
     read_checkpoint,
     read_current,
     read_file,
     read_manifest,
     version_folder,
 )
+from policies.pruning import Pruner
 from policies.publishing import Publisher
-from policies.scratch import PRUNED, sweep_files, sweep_folders
+from policies.scratch import sweep_files, sweep_folders
 from policies.successor import Save
-
-
-@dataclass(frozen=True, kw_only=True)
-class VersionInfo:
-    """What a list of versions shows.
-
-    Attributes:
-        version: its number.
-        parents, writer, saved_at: as in ``Checkpoint``; (), "" and 0 when its manifest cannot be read.
-        episodes: how many episodes it added.
-        episodes_total, updates_total: learned by it and its ancestors.
-        size_bytes: of its files together.
-        current, pinned, damaged: whether ``CURRENT`` names it, retention spares it, its manifest is broken.
-    """
-
-    version: int
-    parents: tuple[int, ...] = ()
-    writer: str = ""
-    saved_at: float = 0.0
-    episodes: int = 0
-    episodes_total: int = 0
-    updates_total: int = 0
-    size_bytes: int = 0
-    current: bool = False
-    pinned: bool = False
-    damaged: bool = False
+from policies.version_info import VersionInfo, with_manifest
 
 
 class CheckpointStore:
@@ -104,7 +78,10 @@ class CheckpointStore:
             lock_timeout_s=lock_timeout_s,
             clock=clock,
         )
-        self._measured: dict[int, retention.Stored] = {}
+        self._actors = ActorArchive(self._state_dir)
+        self._pruner = Pruner(
+            self._state_dir, catalog=self._catalog, ledger=self._ledger, actors=self._actors
+        )
 
     def head(self) -> Checkpoint | None:
         """The highest version that is whole: what the next one will succeed. None when there is none."""
@@ -126,6 +103,23 @@ class CheckpointStore:
         with _as_store_error(f"version {version} cannot be read"):
             self._check_was_used(version)
             return read_checkpoint(self._state_dir, version)
+
+    def actor(self, version: int) -> ActingVersion:
+        """What a version acts with; also of a pruned one, while ``prune`` keeps it. Raises as ``load``."""
+        with _as_store_error(f"version {version} cannot be read"):
+            self._check_was_used(version)
+            return self._actors.read(version)
+
+    def updates_above(self, version: int) -> Iterator[tuple[int, int]]:
+        """Of each version above one, newest first: (its number, the updates made by it and its ancestors).
+
+        Those whose ``actor`` is kept are among them, those that are damaged or gone without a trace are not.
+        """
+        with _as_store_error("the versions cannot be listed"):
+            archived = {number for number in self._actors.versions() if number > version}
+            for number in sorted({*self._catalog.above(version), *archived}, reverse=True):
+                with contextlib.suppress(VersionPruned, VersionDamaged):
+                    yield number, self._actors.updates(number)
 
     def delta(self, version: int) -> Delta | None:
         """The change that made a version; None where it was not kept. Raises as ``load``."""
@@ -156,7 +150,7 @@ class CheckpointStore:
     def versions(self) -> list[VersionInfo]:
         """Every version that is there, ascending, from the manifests alone."""
         with _as_store_error("the versions cannot be listed"):
-            current, pins = read_current(self._state_dir), self._pins()
+            current, pins = read_current(self._state_dir), self._pruner.pins()
             infos = (self._describe(n, current=current, pins=pins) for n in self._catalog.scan())
             return [info for info in infos if info is not None]
 
@@ -201,7 +195,7 @@ class CheckpointStore:
             if head is None or version > head.version or version in Lineage.of(head):
                 return
             with self._publisher.locked("retention"):
-                self._remove(version)
+                self._pruner.discard(version)
 
     def confirm(self) -> None:
         """Make durable what an error left in doubt in ``publish`` (``NotDurable``); else do nothing.
@@ -269,7 +263,14 @@ class CheckpointStore:
         return self._publisher.publish(save)
 
     def prune(
-        self, *, keep_last: int, keep_every: int, keep_minutes: float, keep_bytes: int, now_s: float
+        self,
+        *,
+        keep_last: int,
+        keep_every: int,
+        keep_minutes: float,
+        keep_bytes: int,
+        now_s: float,
+        max_staleness: int | None = None,
     ) -> list[int]:
         """Remove versions by retention; their ids are kept for ever.
 
@@ -282,6 +283,8 @@ class CheckpointStore:
             keep_minutes: keep what is younger.
             keep_bytes: all versions together may not exceed it; wins over the others and over pins.
             now_s: UTC seconds.
+            max_staleness: keep the ``actor`` of what is removed until it is more updates behind the head than
+                this; None: as many as ``actor_archive`` allows.
 
         Returns:
             What was removed, ascending.
@@ -293,13 +296,7 @@ class CheckpointStore:
             if self._catalog.head() is None:
                 return []
             with self._publisher.locked("retention"):
-                chosen, lineage = self._choose(policy, now_s)
-                if chosen:
-                    self._ledger.compact(chosen[-1], lineage)
-                for version in chosen:
-                    self._remove(version)
-                self._ledger.runs.join()
-            return chosen
+                return self._pruner.prune(policy, max_staleness=max_staleness, now_s=now_s)
 
     def repair_current(self) -> int | None:
         """Point ``CURRENT`` to the head where it is missing, torn, behind or names no whole version.
@@ -331,6 +328,7 @@ class CheckpointStore:
                 sweep_folders(self._checkpoints, now_s)
                 sweep_files(self._state_dir, now_s)
                 sweep_files(self._state_dir / "ledger", now_s)
+                self._actors.sweep(now_s)
                 self._ledger.runs.sweep()
 
     def _check_was_used(self, version: int) -> None:
@@ -344,15 +342,8 @@ class CheckpointStore:
         if named is not None and named > max(self._catalog.scan(), default=0):
             self._ledger.compact(named, Lineage.of(self._catalog.head()))
 
-    def _pins(self) -> set[int]:
-        try:
-            names = [path.name for path in (self._state_dir / "pins").iterdir()]
-        except FileNotFoundError:
-            return set()
-        return {int(name) for name in names if VERSION_NAME.fullmatch(name)}
-
     def _describe(self, version: int, *, current: int | None, pins: set[int]) -> VersionInfo | None:
-        stored = self._measure(version)
+        stored = self._pruner.measure(version)
         if stored is None:
             return None
         plain = VersionInfo(
@@ -361,66 +352,7 @@ class CheckpointStore:
             current=version == current,
             pinned=version in pins,
         )
-        try:
-            manifest = read_manifest(version_folder(self._state_dir, version), version)
-        except VersionPruned:
-            return None
-        except VersionDamaged:
-            return replace(plain, damaged=True)
-        return replace(
-            plain,
-            parents=tuple(manifest["parents"]),
-            writer=manifest["writer"],
-            saved_at=manifest["saved_at"],
-            episodes=len(manifest["keys"]),
-            episodes_total=manifest["episodes_total"],
-            updates_total=manifest["updates_total"],
-        )
-
-    def _measure(self, version: int) -> retention.Stored | None:
-        """Size and time, taken once: versions are immutable."""
-        if version not in self._measured:
-            stored = retention.measure(version_folder(self._state_dir, version), version)
-            if stored is None:
-                return None
-            self._measured[version] = stored
-        return self._measured[version]
-
-    def _choose(self, policy: retention.Policy, now_s: float) -> tuple[list[int], Lineage]:
-        """What to remove, and the lineage whose ids to keep.
-
-        The head is taken after the numbers: it may be newer than all of them, never older, so that the ids
-        of everything removed are within its lineage.
-        """
-        numbers = self._catalog.scan()
-        lineage = Lineage.of(self._catalog.head())
-        self._ledger.refresh(lineage)
-        self._measured = {number: self._measured[number] for number in numbers if number in self._measured}
-        protected = {
-            lineage.head,
-            read_current(self._state_dir) or 0,
-            *numbers[-2:],
-            *(number for number in numbers if number > lineage.head),
-            *self._ledger.unreadable,
-        }
-        measured = (self._measure(number) for number in numbers)
-        chosen = retention.choose(
-            [stored for stored in measured if stored is not None],
-            policy,
-            protected=protected,
-            pinned=self._pins(),
-            now_s=now_s,
-        )
-        return chosen, lineage
-
-    def _remove(self, version: int) -> None:
-        """Take a version away in one rename, so that no reader sees half of it."""
-        folder = version_folder(self._state_dir, version)
-        trash = folder.with_name(f"{PRUNED}{folder.name}-{uuid.uuid4().hex}")
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)
-        self._catalog.forget(version)
+        return with_manifest(self._state_dir, plain)
 
 
 @contextlib.contextmanager

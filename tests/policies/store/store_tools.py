@@ -1,6 +1,8 @@
 """Small policies and deltas for the store's tests: every number is an integer, so that sums are exact."""
 
+import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,12 @@ from policies.checkpoint import Average, Checkpoint, Delta, LedgerEntry
 from policies.normalizer import RunningStatistics
 from policies.spec import DiscreteSpace, PolicySpec
 
+CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
 SPEC = PolicySpec(observation_shape=(2,), action=DiscreteSpace(n=2), hidden=(3,))
+
+
+class Killed(BaseException):
+    """The process is gone."""
 
 
 def initial(spec=SPEC):
@@ -51,10 +58,11 @@ def scalar(value, retained):
 
 def added(checkpoint):
     """By how much every weight differs from the initial one; fails unless it is the same for all."""
+    start = initial(checkpoint.spec).weights
     differences = {
         float(difference)
-        for name, start in initial(checkpoint.spec).weights.items()
-        for difference in np.unique(checkpoint.weights[name] - start)
+        for name, weights in checkpoint.weights.items()
+        for difference in np.unique(weights - start[name])
     }
     assert len(differences) == 1
     return differences.pop()
@@ -66,3 +74,28 @@ def publish(store, base, change, *names, writer="daemon", **fields):
 
 def folders(state: Path):
     return sorted(path.name for path in (state / "checkpoints").iterdir())
+
+
+@contextlib.contextmanager
+def dying(at):
+    """The process ends at its next call that changes the disk but ``at``; what follows never happens."""
+    real, calls = {name: getattr(os, name) for name in CHANGES}, [0]
+
+    def patched(call):
+        def count(*args, **keywords):
+            calls[0] += 1
+            if calls[0] > at:
+                raise Killed
+            return call(*args, **keywords)
+
+        return count
+
+    for name in CHANGES:
+        setattr(os, name, patched(real[name]))
+    try:
+        yield
+    except Killed:
+        pass
+    finally:
+        for name in CHANGES:
+            setattr(os, name, real[name])

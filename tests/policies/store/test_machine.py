@@ -1,7 +1,5 @@
 """A store under two writers, kills, retention, damage and reopening, against a model of it."""
 
-import contextlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,24 +8,21 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_tools import added, entries, initial, publish
+from store_tools import added, dying, entries, initial, publish
 
-from policies.errors import AlreadyLearned
+from policies.errors import AlreadyLearned, VersionDamaged, VersionPruned
 from policies.manifest import version_folder
 from policies.store import CheckpointStore
 
 WRITERS = ("daemon", "online")
 WRITER = st.sampled_from(WRITERS)
-CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+STALE = st.sampled_from([0, 2, 100])
+KEEP = {"keep_minutes": 0.0, "keep_bytes": 10**12, "now_s": 1e12}
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
 class StoreMachine(RuleBasedStateMachine):
-    """`lines` maps each version of the present lineage to (sum of changes, ids learned by then)."""
+    """`lines` maps each version of the present lineage to (sum of changes, ids learned by then, updates)."""
 
     @initialize()
     def open(self):
@@ -35,6 +30,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.state = self.folder / "state"
         self.lines = {}
         self.there = set()
+        self.acting = set()
         self.highest = 0
         self.bases = {writer: initial() for writer in WRITERS}
         self.names = 0
@@ -78,24 +74,23 @@ class StoreMachine(RuleBasedStateMachine):
             self.expect(head.version, change, names)
         self.stores[writer].repair_current()
 
-    @rule(writer=WRITER, keep_last=st.integers(0, 5), keep_every=st.sampled_from([0, 3]))
-    def prune(self, writer, keep_last, keep_every):
+    @rule(writer=WRITER, keep_last=st.integers(0, 5), keep_every=st.sampled_from([0, 3]), stale=STALE)
+    def prune(self, writer, keep_last, keep_every, stale):
         removed = self.stores[writer].prune(
-            keep_last=keep_last, keep_every=keep_every, keep_minutes=0.0, keep_bytes=10**12, now_s=1e12
+            **KEEP, keep_last=keep_last, keep_every=keep_every, max_staleness=stale
         )
         assert not self.lines or max(self.lines) not in removed
+        self.acting &= self.fresh_enough(stale) | (self.there - set(removed))
         self.there -= set(removed)
 
-    @rule(writer=WRITER, keep_last=st.integers(0, 3), at=st.integers(0, 40))
-    def prune_and_die(self, writer, keep_last, at):
+    @rule(writer=WRITER, keep_last=st.integers(0, 3), at=st.integers(0, 60), stale=STALE)
+    def prune_and_die(self, writer, keep_last, at, stale):
         with dying(at):
-            self.stores[writer].prune(
-                keep_last=keep_last, keep_every=0, keep_minutes=0.0, keep_bytes=10**12, now_s=1e12
-            )
+            self.stores[writer].prune(**KEEP, keep_last=keep_last, keep_every=0, max_staleness=stale)
         self.reopen()
+        self.acting &= self.fresh_enough(stale) | self.on_disk()
         if self.lines:
-            names = [path.name for path in (self.state / "checkpoints").iterdir()]
-            self.there &= {int(name) for name in names if name.isdigit()}
+            self.there &= self.on_disk()
 
     @rule(writer=WRITER, at=st.integers(0, 12))
     def start_and_die(self, writer, at):
@@ -114,6 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
         data[len(data) // 3] ^= 1
         path.write_bytes(data)
         self.there.discard(newest)
+        self.acting.discard(newest)
         head = max(self.there & self.lines.keys())
         self.lines = {version: line for version, line in self.lines.items() if version <= head}
         self.reopen()
@@ -134,6 +130,31 @@ class StoreMachine(RuleBasedStateMachine):
             assert {int(key.episode_id) for key in known} == self.learned()
             assert all(hit.version in self.lines for hit in known.values())
 
+    @invariant()
+    def what_acted_is_told_exactly_or_not_at_all(self):
+        if not hasattr(self, "stores"):
+            return
+        store, known = self.stores["online"], set()
+        for version, (total, _, updates) in self.lines.items():
+            try:
+                acting = store.actor(version)
+            except (VersionPruned, VersionDamaged):
+                continue
+            assert (acting.version, acting.updates, added(acting)) == (version, updates, total)
+            known.add(version)
+        assert known >= self.acting & self.lines.keys()
+        told = dict(store.updates_above(0))
+        assert {version: told.get(version) for version in known} == {v: self.lines[v][2] for v in known}
+
+    def fresh_enough(self, stale):
+        newest = self.lines[max(self.lines)][2] if self.lines else 0
+        return {version for version, (_, _, updates) in self.lines.items() if newest - updates <= stale}
+
+    def on_disk(self):
+        folder = self.state / "checkpoints"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return {int(name) for name in names if name.isdigit()}
+
     def fresh(self, count):
         self.names += count
         return range(self.names - count, self.names)
@@ -147,33 +168,10 @@ class StoreMachine(RuleBasedStateMachine):
     def expect(self, version, change, names):
         assert version == self.highest + 1
         self.highest = version
-        self.lines[version] = (self.total() + change, self.learned() | set(names))
+        updates = self.lines[max(self.lines)][2] + 1 if self.lines else 1
+        self.lines[version] = (self.total() + change, self.learned() | set(names), updates)
         self.there.add(version)
-
-
-@contextlib.contextmanager
-def dying(at):
-    """The process ends at its next call that changes the disk but ``at``; what follows never happens."""
-    real, calls = {name: getattr(os, name) for name in CHANGES}, [0]
-
-    def patched(call):
-        def count(*args, **keywords):
-            calls[0] += 1
-            if calls[0] > at:
-                raise Killed
-            return call(*args, **keywords)
-
-        return count
-
-    for name in CHANGES:
-        setattr(os, name, patched(real[name]))
-    try:
-        yield
-    except Killed:
-        pass
-    finally:
-        for name in CHANGES:
-            setattr(os, name, real[name])
+        self.acting.add(version)
 
 
 TestStore = StoreMachine.TestCase

@@ -26,6 +26,7 @@ from policies.errors import (
 )
 from policies.manifest import version_folder
 from policies.merge import MergeSettings
+from policies.pruning import Pruner
 from policies.publishing import write_merge_settings
 from policies.scratch import hold, scratch_folder
 from policies.store import CheckpointStore
@@ -395,7 +396,7 @@ def test_bytes_win_but_never_take_the_last_two_or_current(state):
 def test_ids_stay_when_a_prune_is_killed_after_they_are_durable(state, monkeypatch):
     store = CheckpointStore(state)
     chain(store, 6)
-    monkeypatch.setattr(CheckpointStore, "_remove", lambda *_: (_ for _ in ()).throw(OSError(5, "io")))
+    monkeypatch.setattr(Pruner, "_remove", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "io")))
     with pytest.raises(StoreError):
         store.prune(keep_last=2, now_s=time.time() + 9, **FOREVER)
     monkeypatch.undo()

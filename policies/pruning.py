@@ -1,0 +1,102 @@
+"""Pruning: takes versions away by retention, once what must outlive them is durable.
+
+Two things outlive a version: the ids of its episodes, for ever, and what it acted with, while files that it
+acted in may still be admitted.
+"""
+
+import contextlib
+import shutil
+import uuid
+from pathlib import Path
+
+from policies import retention
+from policies.actor_archive import ActorArchive
+from policies.catalog import Catalog
+from policies.ledger import Ledger, Lineage
+from policies.manifest import VERSION_NAME, read_current, version_folder
+from policies.scratch import PRUNED
+
+
+class Pruner:
+    """Removes versions of one store; whoever calls ``prune`` or ``discard`` holds the lock ``retention``.
+
+    Args:
+        state_dir: the store's folder.
+        catalog, ledger, actors: of the store.
+    """
+
+    def __init__(self, state_dir: Path, *, catalog: Catalog, ledger: Ledger, actors: ActorArchive) -> None:
+        self._state_dir = state_dir
+        self._catalog = catalog
+        self._ledger = ledger
+        self._actors = actors
+        self._measured: dict[int, retention.Stored] = {}
+
+    def prune(self, policy: retention.Policy, *, max_staleness: int | None, now_s: float) -> list[int]:
+        """Remove what ``policy`` does not keep; as ``CheckpointStore.prune``."""
+        numbers = self._catalog.scan()
+        head = self._catalog.head()  # after the numbers: it may be newer than all of them, never older
+        chosen = self._choose(policy, numbers, Lineage.of(head), now_s)
+        if chosen:
+            self._ledger.compact(chosen[-1], Lineage.of(head))
+        updates = 0 if head is None else head.counters.get("updates", 0)
+        oldest = 0 if max_staleness is None else updates - max_staleness
+        self._actors.keep(chosen, from_updates=oldest)
+        for version in chosen:
+            self._remove(version)
+        self._ledger.runs.join()
+        self._actors.retain(from_updates=oldest)
+        return chosen
+
+    def discard(self, version: int) -> None:
+        """Remove a version whatever retention says."""
+        self._actors.keep([version])
+        self._remove(version)
+
+    def pins(self) -> set[int]:
+        """The versions that a file in ``state/pins`` spares."""
+        try:
+            names = [path.name for path in (self._state_dir / "pins").iterdir()]
+        except FileNotFoundError:
+            return set()
+        return {int(name) for name in names if VERSION_NAME.fullmatch(name)}
+
+    def measure(self, version: int) -> retention.Stored | None:
+        """Size and time, taken once: versions are immutable. None when it is gone."""
+        if version not in self._measured:
+            stored = retention.measure(version_folder(self._state_dir, version), version)
+            if stored is None:
+                return None
+            self._measured[version] = stored
+        return self._measured[version]
+
+    def _choose(
+        self, policy: retention.Policy, numbers: list[int], lineage: Lineage, now_s: float
+    ) -> list[int]:
+        """What to remove: only versions whose ids ``lineage`` holds, or that are none of it."""
+        self._ledger.refresh(lineage)
+        self._measured = {number: self._measured[number] for number in numbers if number in self._measured}
+        protected = {
+            lineage.head,
+            read_current(self._state_dir) or 0,
+            *numbers[-2:],
+            *(number for number in numbers if number > lineage.head),
+            *self._ledger.unreadable,
+        }
+        measured = (self.measure(number) for number in numbers)
+        return retention.choose(
+            [stored for stored in measured if stored is not None],
+            policy,
+            protected=protected,
+            pinned=self.pins(),
+            now_s=now_s,
+        )
+
+    def _remove(self, version: int) -> None:
+        """Take a version away in one rename, so that no reader sees half of it."""
+        folder = version_folder(self._state_dir, version)
+        trash = folder.with_name(f"{PRUNED}{folder.name}-{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+        self._catalog.forget(version)
