@@ -4,12 +4,14 @@ Each rule is a small pure function of one episode and the rules; the first that 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from experience.collate import widen
 from experience.episode import Episode
 from experience.errors import Problem, reject
 
@@ -31,6 +33,15 @@ One file must not make the daemon build a network of gigabytes; a config that na
 """
 
 
+LogProbs = Callable[
+    [int, NDArray[np.float32], NDArray[Any], NDArray[np.bool_] | None], NDArray[np.float64] | None
+]
+"""(version, obs [N, …], action [N] or [N, A], mask [N, n]) -> log-probabilities [N] under that version.
+
+None when what it acted with is gone.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What is admitted.
@@ -39,6 +50,7 @@ class Rules:
         max_age_s: oldest age in seconds since the episode ended.
         max_staleness: most updates between the version that acted and the head.
         width: "strict": observations of exactly the policy's shape; "padded": zeros fill narrower vectors up.
+        logp_tolerance: in nats, how far logp may be from what the version that acted gives; 0: not checked.
         observation_shape: the policy's, None while it is not known yet.
         n_actions: number of discrete actions, None when continuous or not known yet.
         action_size: numbers in a continuous action, None when discrete or not known yet.
@@ -47,6 +59,7 @@ class Rules:
     max_age_s: float
     max_staleness: int
     width: Literal["strict", "padded"] = "strict"
+    logp_tolerance: float = 0.0
     observation_shape: tuple[int, ...] | None = None
     n_actions: int | None = None
     action_size: int | None = None
@@ -60,10 +73,12 @@ class Sight:
         age_s: seconds since it ended; negative when its clock is ahead.
         allowance_s: how much both bounds on age widen because the wall clock jumped.
         staleness: maps a version to its distance from the head in updates; None when it was never published.
+        log_probs: computes log-probabilities again from the version that acted.
     """
 
     age_s: float
     staleness: Callable[[int], int | None]
+    log_probs: LogProbs = lambda *_: None
     allowance_s: float = 0.0
 
 
@@ -79,6 +94,7 @@ def admit(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
         _observation_fits,
         _action_fits,
         _mask_fits,
+        _logp_agrees,
     ):
         problem = rule(episode, rules, sight)
         if problem is not None:
@@ -144,7 +160,7 @@ def _fresh(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
     for version in acting_versions(episode):
         staleness = sight.staleness(version)
         if staleness is not None and staleness > rules.max_staleness:
-            value = f"{version} ({staleness} updates behind)"
+            value = f"{version} (at least {staleness} updates behind)"
             accepted = f"at most {rules.max_staleness} updates behind ([admission] max_staleness)"
             return _problem("too_stale", "policy_version", value, accepted)
     return None
@@ -215,3 +231,36 @@ def _mask_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
         value = f"forbids action {int(episode.action[step])}, which was taken"
         return _problem("mask", f"mask[{step}]", value, "a mask that allows the action taken")
     return None
+
+
+def _logp_agrees(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
+    """What the client logged is what the version that it names gives; a version that is gone says nothing."""
+    if episode.logp is None or not rules.logp_tolerance or rules.observation_shape is None:
+        return None
+    for version, steps in _steps_by_version(episode):
+        mask = None if episode.mask is None else episode.mask[steps]
+        obs = widen(episode.obs[: episode.n_steps][steps], rules.observation_shape)
+        found = sight.log_probs(version, obs, episode.action[steps], mask)
+        if found is None:
+            continue
+        claimed = episode.logp[steps]
+        worst = int(np.argmax(np.abs(claimed - found)))
+        if not abs(claimed[worst] - found[worst]) <= rules.logp_tolerance:
+            step = int(np.arange(episode.n_steps)[steps][worst])
+            value = f"{claimed[worst]:.6g}, version {version} gives {found[worst]:.6g}"
+            return _problem("logp_mismatch", f"logp[{step}]", value, _accepted_logp(rules))
+    return None
+
+
+def _steps_by_version(episode: Episode) -> Iterator[tuple[int, Any]]:
+    """(version, index of the steps that it acted in) for each version of ours."""
+    for version in acting_versions(episode):
+        by_step = episode.policy_version_step
+        yield version, slice(None) if by_step is None else by_step == version
+
+
+def _accepted_logp(rules: Rules) -> str:
+    return (
+        f"what that version gives, within {rules.logp_tolerance:g} ([admission] logp_tolerance); "
+        "a client that acts with a temperature or epsilon of its own leaves policy_version out"
+    )

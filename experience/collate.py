@@ -23,7 +23,7 @@ def collate(episodes: Sequence[Episode], *, observation_shape: tuple[int, ...]) 
     steps = np.array([usable_steps(episode) for episode in episodes])
     return Batch(
         obs=np.concatenate(
-            [_widen(e.obs[:n], observation_shape) for e, n in zip(episodes, steps, strict=True)]
+            [widen(e.obs[:n], observation_shape) for e, n in zip(episodes, steps, strict=True)]
         ),
         final_obs=np.stack([_final(e, n, observation_shape) for e, n in zip(episodes, steps, strict=True)]),
         action=np.concatenate([e.action[:n] for e, n in zip(episodes, steps, strict=True)]),
@@ -43,7 +43,8 @@ def usable_steps(episode: Episode) -> int:
     return episode.n_steps - int(lacks_final)
 
 
-def _widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Observations as float32 [N, *shape]; narrower vectors are filled with zeros."""
     if rows.shape[1:] == shape:
         return np.asarray(rows, np.float32)
     wide = np.zeros((len(rows), *shape), np.float32)
@@ -54,7 +55,7 @@ def _widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _final(episode: Episode, steps: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if episode.terminated:
         return np.zeros(shape, np.float32)
-    final: NDArray[np.float32] = _widen(episode.obs[steps : steps + 1], shape)[0]
+    final: NDArray[np.float32] = widen(episode.obs[steps : steps + 1], shape)[0]
     return final
 
 

@@ -73,14 +73,6 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _check_across_tables(self) -> Self:
-        if self.store.keep_last < self.admission.max_staleness:
-            # An episode may be that many updates old, and its version's weights are needed to learn from it.
-            raise _across(
-                "store",
-                "keep_last",
-                str(self.store.keep_last),
-                f"at least [admission] max_staleness, which is {self.admission.max_staleness}",
-            )
         if self.learner.algorithm == "ppo" and self.learner.baseline != "value":
             # PPO's advantages are estimated with the value network.
             raise _across(

@@ -178,6 +178,7 @@ class Admission(Table):
     max_age_s: Positive = 3600.0
     max_staleness: CountOrZero = 64
     width: Literal["strict", "padded"] = "strict"
+    logp_tolerance: PositiveOrZero = 0.01
     settle_s: PositiveOrZero = 2.0
     max_file_bytes: Annotated[int, Field(ge=1, le=67_108_864)] = 67_108_864
 
@@ -192,7 +193,7 @@ class Merge(Table):
 
 
 class Stability(Table):
-    """What counts as a bad update, a policy that tries nothing new, and a drop of the returns."""
+    """What counts as a bad update, a policy that tries nothing new, falling returns, a starving client."""
 
     max_kl: PositiveOrZero = 1.0
     max_value_loss: PositiveOrZero = 1e8
@@ -204,6 +205,7 @@ class Stability(Table):
     drift_alarm: bool = True
     drift_delta: PositiveOrZero = 0.25
     drift_threshold: Positive = 20.0
+    starvation_episodes: CountOrZero = 32
 
     def limits(self) -> "StabilityLimits":
         """The limits as the policies package takes them."""

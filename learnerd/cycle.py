@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import structlog
 
@@ -10,6 +9,7 @@ from experience.episode import Episode, EpisodeKey
 from experience.errors import reject
 from experience.spool import Spool
 from learnerd.arrival import Arrival
+from learnerd.behavior import BehaviorCache
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.diverging import diverging
@@ -21,7 +21,6 @@ from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import (
     AlreadyLearned,
     DriftTooLarge,
-    StoreError,
     UpdateDiverged,
     UpdateUnstable,
     VersionDamaged,
@@ -99,7 +98,7 @@ class Cycle:
         self._device = device
         self._clock = clock
         self.progress_s = clock.monotonic()
-        self._behavior = lru_cache(maxsize=16)(self._load)
+        self._behavior = BehaviorCache(store)
         self._reuse = Reuse(config, store=store, spool=spool, clock=clock, behavior=self._behavior)
 
     def run(self, arrivals: Sequence[Arrival]) -> CycleReport:
@@ -142,7 +141,7 @@ class Cycle:
                 continue
             self._archive(published, learned.episodes)
             for arrival in kept:
-                self._gate.finish(arrival)
+                self._gate.learned(arrival)
             return CycleReport(
                 published=published,
                 learned=learned,
@@ -181,7 +180,7 @@ class Cycle:
             if left.episodes:
                 rest.append(left)
             else:
-                self._gate.finish(left)
+                self._gate.learned(arrival)
         return rest
 
     def _learned_from(self, arrivals: Sequence[Arrival]) -> set[tuple[str, EpisodeKey]]:
@@ -306,12 +305,6 @@ class Cycle:
         except UpdateDiverged:
             return False
         return True
-
-    def _load(self, version: int) -> Checkpoint | None:
-        try:
-            return self._store.load(version)
-        except StoreError:
-            return None
 
 
 def episodes_of(arrivals: Sequence[Arrival]) -> list[Episode]:

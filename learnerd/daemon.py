@@ -106,8 +106,10 @@ def _build(config: Config, mode: Mode) -> Iterator[Loop]:
             max_age_s=config.admission.max_age_s,
             max_staleness=config.admission.max_staleness,
             width=config.admission.width,
+            logp_tolerance=config.admission.logp_tolerance,
         ),
         clock=clock,
+        starvation_episodes=config.stability.starvation_episodes,
     )
     decoder = Decoder(Limits(max_file_bytes=config.admission.max_file_bytes))
     loop = Loop(config, mode=mode, store=store, spool=spool, gate=gate, decoder=decoder, clock=clock)

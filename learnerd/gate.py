@@ -4,6 +4,10 @@ import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from experience.admission import Rules, Sight, acting_versions, admit
 from experience.episode import Episode, EpisodeKey
@@ -11,8 +15,11 @@ from experience.errors import Problem, reject
 from experience.outcomes import Outcome, Outcomes
 from experience.spool import Claim, Spool
 from learnerd.arrival import Arrival
+from learnerd.behavior import BehaviorCache
 from learnerd.clock import Clock
 from learnerd.lineage import Lineage
+from learnerd.starvation import Starvation, Starved
+from policies.behavior import log_probs
 from policies.spec import DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
@@ -29,6 +36,7 @@ class Gate:
         outcomes: the record of refusals and quarantines.
         rules: what is admitted; the policy's shapes may follow with ``learn_spec``.
         clock: ages and allowances.
+        starvation_episodes: so many refused episodes of a client in a row are an alarm; 0: never.
 
     Attributes:
         verdicts: how many files this process is done with.
@@ -42,13 +50,16 @@ class Gate:
         outcomes: Outcomes,
         rules: Rules,
         clock: Clock,
+        starvation_episodes: int = 0,
     ) -> None:
         self._store = store
         self._spool = spool
         self._outcomes = outcomes
         self._rules = rules
         self._clock = clock
-        self._lineage = Lineage(store)
+        self._lineage = Lineage(store, rules.max_staleness)
+        self._behavior = BehaviorCache(store)
+        self._starvation = Starvation(starvation_episodes)
         self._in_flight: dict[EpisodeKey, str] = {}
         self._held: set[str] = set()
         self.verdicts = 0
@@ -109,7 +120,9 @@ class Gate:
     def judge(self, arrival: Arrival) -> Arrival:
         """Apply the rules of admission; ``sort`` does, and the first batch once its shapes are known."""
         with self._lock:
-            self._lineage.refresh()
+            head = self._lineage.refresh()
+            if head is not None and self._rules.observation_shape is None:
+                self.learn_spec(head.spec)  # an online learner published first
             verdicts = [(episode, self._verdict(episode, arrival)) for episode in arrival.episodes]
             self._refuse(arrival.claim, [(episode, problem) for episode, problem in verdicts if problem])
             rest = arrival.keeping(tuple(episode for episode, problem in verdicts if problem is None))
@@ -148,6 +161,12 @@ class Gate:
             self._refuse(arrival.claim, [(episode, problem) for episode in arrival.episodes])
             self.finish(arrival)
 
+    def learned(self, arrival: Arrival) -> None:
+        """Let go of a file whose episodes are in a published version and in the archive."""
+        with self._lock:
+            self._starvation.learned(episode.client_id for episode in arrival.episodes)
+            self.finish(arrival)
+
     def finish(self, arrival: Arrival) -> None:
         """Let go of a file whose every episode has its verdict; keep one with unreadable parts aside."""
         with self._lock:
@@ -173,6 +192,11 @@ class Gate:
             known = [self._lineage.staleness(version) for e in episodes for version in acting_versions(e)]
         found = [staleness for staleness in known if staleness is not None]
         return sum(found) / len(found) if found else None
+
+    def starved(self) -> Starved | None:
+        """Clients all of whose episodes are refused; None when there are none."""
+        with self._lock:
+            return self._starvation.starved(key.client_id for key in self._in_flight)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Refusals and quarantines by reason, since the store was begun."""
@@ -217,9 +241,20 @@ class Gate:
         sight = Sight(
             age_s=arrival.age_s(episode, now_s=self._clock.monotonic()),
             staleness=self._lineage.staleness,
+            log_probs=self._log_probs,
             allowance_s=self._clock.allowance_s,
         )
         return admit(episode, self._rules, sight)
+
+    def _log_probs(
+        self,
+        version: int,
+        obs: NDArray[np.float32],
+        action: NDArray[Any],
+        mask: NDArray[np.bool_] | None,
+    ) -> NDArray[np.float64] | None:
+        acting = self._behavior(version)
+        return None if acting is None else log_probs(acting, obs, action, mask)
 
     def _refuse(self, claim: Claim, refused: list[tuple[Episode, Problem]]) -> None:
         by_reason: dict[str, list[tuple[Episode, Problem]]] = defaultdict(list)
@@ -229,6 +264,8 @@ class Gate:
             self._spool.refuse(claim, reason, [e for e, _ in rows], [problem for _, problem in rows])
         if refused:
             self._outcomes.record([self._outcome(claim, e, problem) for e, problem in refused])
+        for episode, problem in refused:
+            self._starvation.refused(episode.client_id, problem.reason)
 
     def _record(self, claim: Claim, episode: Episode, problem: Problem) -> None:
         self._outcomes.record([self._outcome(claim, episode, problem)])

@@ -16,7 +16,7 @@ from experience.collate import collate, usable_steps
 from experience.episode import Episode
 from learnerd.config_tables import Policy
 from learnerd.replay_buffer import Archived
-from policies.behavior import log_probs
+from policies.behavior import ActingPolicy, log_probs
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import UpdateUnstable
 from policies.learner import Learner
@@ -34,7 +34,7 @@ from policies.stability import StabilityLimits, breach
 
 T = TypeVar("T")
 
-Behavior = Callable[[int], Checkpoint | None]
+Behavior = Callable[[int], ActingPolicy | None]
 """Looks up the version that acted; None when it is gone."""
 
 
@@ -121,17 +121,20 @@ def learn(
     seeds = [update_seed(seed, before + i) for i in range(len(chunks))]
     replays = passes.replayed or ((),) * len(chunks)
     reports = []
+    sources: Counter[str] = Counter()
     for i, (chunk, replayed) in enumerate(zip(chunks, replays, strict=True)):
         episodes = [*chunk, *(archived.episode for archived in replayed)]
-        batch = collate(episodes, observation_shape=base.spec.observation_shape)
-        report = learner.update(recover_logp(batch, behavior), seed=seeds[i], replayed=len(replayed))
+        logged = collate(episodes, observation_shape=base.spec.observation_shape)
+        batch = recover_logp(logged, behavior)
+        sources.update(logp_sources(logged, batch, n_new=len(chunk)))
+        report = learner.update(batch, seed=seeds[i], replayed=len(replayed))
         if limits is not None and (found := breach(report, limits, base.spec.action)) is not None:
             raise UpdateUnstable(what=found.what, value=found.value, accepted=found.accepted, update=i)
         reports.append(report)
         progress()
     delta = learner.delta()
     return Learned(
-        delta=replace(delta, counters={**delta.counters, **passes.counters()}),
+        delta=replace(delta, counters={**delta.counters, **passes.counters(), **sources}),
         chunks=tuple(tuple(chunk) for chunk in chunks),
         reports=tuple(reports),
         record=_record(seed, seeds, reports, replays, device),
@@ -171,6 +174,25 @@ def recover_logp(batch: Batch, behavior: Behavior) -> Batch:
             mask = None if batch.mask is None else batch.mask[rows]
             logp[rows] = log_probs(acted, batch.obs[rows], batch.action[rows], mask)
     return replace(batch, logp=logp)
+
+
+def logp_sources(logged: Batch, recovered: Batch, *, n_new: int) -> dict[str, int]:
+    """Count episodes by where their log-probabilities come from, as counters; the worst step decides.
+
+    Args:
+        logged: a batch as the clients logged it.
+        recovered: the same with what could be computed from the versions that acted.
+        n_new: only so many episodes, the first ones, are counted.
+    """
+    starts = logged.offsets[:-1]
+    lacking = np.logical_or.reduceat(np.isnan(logged.logp), starts)[:n_new]
+    missing = np.logical_or.reduceat(np.isnan(recovered.logp), starts)[:n_new]
+    counts = {
+        "logp_logged": int((~lacking).sum()),
+        "logp_recovered": int((lacking & ~missing).sum()),
+        "logp_missing": int(missing.sum()),
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def ledger_entries(learned: Learned, claim_of: Callable[[Episode], str]) -> list[LedgerEntry]:

@@ -9,13 +9,19 @@ from policies.store import CheckpointStore
 class Lineage:
     """Staleness of versions: updates of the head minus updates of the version that acted.
 
+    Counts of updates never fall from a version to the next, so that it is enough to know, for each count, the
+    last version that has it; and no more of them than ``max_staleness`` reaches back.
+
     Args:
         store: where the versions are.
+        max_staleness: up to here staleness is exact; beyond, at least that it is larger is known.
     """
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: CheckpointStore, max_staleness: int) -> None:
         self._store = store
-        self._updates: dict[int, int] = {}
+        self._max_staleness = max_staleness
+        self._versions: list[int] = []
+        self._updates: list[int] = []
         self._head = 0
         self._highest = 0
 
@@ -25,25 +31,49 @@ class Lineage:
         self._highest = self._store.highest_used()
         if head is None or head.version == self._head:
             return head
-        if head.version != self._head + 1:
-            self._updates.update(
-                {info.version: info.updates_total for info in self._store.versions() if not info.damaged}
-            )
-        self._updates[head.version] = head.counters.get("updates", 0)
+        if head.version < self._head:  # newer ones were damaged since
+            self._versions, self._updates, self._head = [], [], 0
+        updates = head.counters.get("updates", 0)
+        for version, count in reversed(self._between(head.version, updates - self._max_staleness)):
+            self._note(version, count)
+        self._note(head.version, updates)
+        self._forget(updates - self._max_staleness)
         self._head = head.version
         return head
 
     def staleness(self, version: int) -> int | None:
         """Updates between ``version`` and the head; None when it was never published.
 
-        The directory of an old version may be gone, and its count of updates with it: then the next younger
-        one gives the least that it can be. A number above the head was published too when it was used: its
-        files were damaged since, and its episodes are no worse for that.
+        The least that it can be, where the version is gone without a trace or more than ``max_staleness``
+        behind. A number above the head was published too when it was used: its files were damaged since, and
+        its episodes are no worse for that.
         """
         if version > self._highest or version < 1:
             return None
-        if version > self._head:
+        if version >= self._head:
             return 0
-        known = sorted(self._updates)
-        nearest = known[bisect_left(known, version)]
-        return self._updates[self._head] - self._updates[nearest]
+        return self._updates[-1] - self._updates[bisect_left(self._versions, version)]
+
+    def _between(self, head: int, oldest: int) -> list[tuple[int, int]]:
+        """(version, updates) of what came since the last look, newest first, down to the first too old."""
+        found: list[tuple[int, int]] = []
+        if head == self._head + 1:
+            return found
+        for version, updates in self._store.updates_above(self._head):
+            if version < head:
+                found.append((version, updates))
+                if updates < oldest:
+                    break
+        return found
+
+    def _note(self, version: int, updates: int) -> None:
+        while self._updates and self._updates[-1] >= updates:
+            self._versions.pop()
+            self._updates.pop()
+        self._versions.append(version)
+        self._updates.append(updates)
+
+    def _forget(self, oldest: int) -> None:
+        """Drop what is too old to matter, but for the youngest of it: it bounds those before."""
+        gone = max(0, bisect_left(self._updates, oldest) - 1)
+        del self._versions[:gone], self._updates[:gone]

@@ -37,6 +37,7 @@ def prune_store(store: CheckpointStore, config: Config, clock: Clock) -> list[in
         keep_minutes=config.store.keep_minutes,
         keep_bytes=config.store.keep_bytes,
         now_s=clock.wall() - clock.allowance_s,  # a step forward makes no version older
+        max_staleness=config.admission.max_staleness,
     )
 
 

@@ -13,10 +13,11 @@ from experience.archive import read_shard
 from experience.collate import usable_steps
 from experience.episode import Episode
 from experience.spool import Spool
+from learnerd.behavior import BehaviorCache
 from learnerd.config import Config
 from learnerd.device import choose_device
 from learnerd.errors import LearnerdError
-from learnerd.learn import Learned, Passes, chunked, infer_spec, learn, ledger_entries
+from learnerd.learn import Behavior, Learned, Passes, chunked, infer_spec, learn, ledger_entries
 from learnerd.recorded_passes import RecordedPasses
 from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint
@@ -77,11 +78,12 @@ def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[
     """
     torch.set_num_threads(thread_count(config))
     recorded, store = CheckpointStore(config.paths.state), CheckpointStore(scratch)
-    head, again = _start(config, recorded, store), RecordedPasses(config)
+    head = _start(config, recorded, store)
+    again, behavior = RecordedPasses(config), BehaviorCache(recorded)
     for path in paths:
         episodes = read_shard(path)
         head = head if head is not None else _first(config, episodes)
-        learned = _learn(config, head, episodes, recorded, again.take(path, episodes))
+        learned = _learn(config, head, episodes, behavior, again.take(path, episodes))
         entries = ledger_entries(learned, lambda _: "")
         head = store.publish(learned.delta, base=head, writer=WRITER, episodes=entries, record=learned.record)
         yield _row(int(path.stem), head, learned, recorded)
@@ -113,7 +115,7 @@ def _learn(
     config: Config,
     head: Checkpoint,
     episodes: Sequence[Episode],
-    recorded: CheckpointStore,
+    behavior: Behavior,
     passes: Passes,
 ) -> Learned:
     return learn(
@@ -123,7 +125,7 @@ def _learn(
         settings=config.learner.settings(),
         seed=config.learner.seed,
         device=choose_device(config.learner.device),
-        behavior=lambda version: load_version(recorded, version),
+        behavior=behavior,
     )
 
 

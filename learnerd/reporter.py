@@ -128,12 +128,22 @@ class Reporter:
 
     def write_status(self) -> None:
         """Write the status file; a full disk must not end the daemon."""
+        self._look_for_starvation()
         document = self._telemetry.document(self._spool, self._gate.counts())
         try:
             write_status(self._config.paths.state, document)
         except OSError as error:
             log.warning("status_not_written", error=str(error))
         self._notifier.status(self._summary())
+
+    def _look_for_starvation(self) -> None:
+        starved, stood = self._gate.starved(), "client_starved" in self._telemetry.alarms
+        if starved is None:
+            self._telemetry.clear_alarm("client_starved")
+            return
+        if not stood:
+            log.warning("client_starved", who=starved.message, remedy=starved.remedy)
+        self._telemetry.raise_alarm("client_starved", starved.message, starved.remedy)
 
     def _published(self, report: CycleReport) -> None:
         assert report.published is not None

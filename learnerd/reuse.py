@@ -95,7 +95,7 @@ class Reuse:
         self._admission = config.admission
         self._seed = config.learner.seed
         self._bucket = TokenBucket.of(config.batch)
-        self._lineage = Lineage(store)
+        self._lineage = Lineage(store, config.admission.max_staleness)
         self._spool = spool
         self._clock = clock
         self._behavior = behavior

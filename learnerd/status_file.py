@@ -60,6 +60,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "ratio_max",
             "plasticity",
             "reuse",
+            "logp",
         )
     ),
     "latency": dict.fromkeys(("drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s")),

@@ -20,10 +20,13 @@ from policies.checkpoint import Checkpoint
 
 COUNTED = (
     *("updates", "steps", "return_mean_100", "recent_returns", "policy_updates", "noise_scale_steps"),
-    "reuse",
+    *("reuse", "logp"),
 )
 _LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
 """What the last cycle's report gives; the others are counted here."""
+
+LOGP_SOURCES = ("logged", "recovered", "missing")
+"""Episodes whose log-probabilities the client logged, or the version that acted gave, or nobody knows."""
 
 WINDOW_EPISODES = 100
 WINDOW_LATENCIES = 1000
@@ -174,6 +177,7 @@ class Telemetry:
             **self.policy_updates.document(),
             "return_drift": self.drift.state(),
             "reuse": self._reuse(),
+            "logp": {name: self._counter(f"logp_{name}") for name in LOGP_SOURCES},
             **{key: self.learning.get(key) for key in _LEARNING_KEYS},
         }
 

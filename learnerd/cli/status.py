@@ -62,7 +62,7 @@ def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str
     elif written_at is not None:
         word = "since" if daemon["state"] == "stopped" else "last sign of life"
         state += f", {word} {local_time(written_at)} ({ago(document['process']['silent_s'])} ago)"
-    return [
+    lines = [
         ("daemon", state),
         ("policy", _policy(policy, written_at, document["process"]["silent_s"])),
         ("learned", f"{_number(episodes['learned'])} episodes"),
@@ -96,6 +96,20 @@ def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str
         ),
         ("disk", f"{_bytes(disk['free_bytes'])} free"),
     ]
+    behavior = _behavior(learning["logp"])
+    return [*lines, ("behavior", behavior)] if behavior else lines
+
+
+def _behavior(logp: Any) -> str:
+    """Whence the behavior policy's log-probabilities come; "" while all of them are logged."""
+    counts = logp if isinstance(logp, dict) else {}
+    recovered, missing = counts.get("recovered"), counts.get("missing")
+    if not recovered and not missing:
+        return ""
+    return (
+        f"log-probabilities: {_number(counts.get('logged'))} episodes logged them, {_number(recovered)} by "
+        f"their version, {_number(missing)} have none: a weaker rule"
+    )
 
 
 def _policy(policy: dict[str, Any], written_at: float | None, silent_s: float | None) -> str:

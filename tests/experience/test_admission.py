@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_the_stalest_step_decides(make_episode):
 def test_a_refusal_names_field_value_and_what_is_accepted(make_episode):
     problem = admit(make_episode(policy_version=1), RULES, sight())
     assert problem.field == "policy_version"
-    assert problem.value == "1 (6 updates behind)"
+    assert problem.value == "1 (at least 6 updates behind)"
     assert "at most 5 updates" in problem.accepted
     assert "max_staleness" in problem.accepted
 
@@ -115,3 +117,80 @@ def test_one_file_cannot_define_a_policy_of_gigabytes(make_episode):
     assert reason(wide, unknown) == "observation_width"
     assert [reason(episode, unknown) for episode in (far, declared)] == ["action_space"] * 2
     assert reason(make_episode(), unknown) is None
+
+
+CHECKED = Rules(max_age_s=100.0, max_staleness=5, observation_shape=(4,), n_actions=2, logp_tolerance=0.01)
+
+
+class Acted:
+    """Gives -0.5 for the steps of version 3 and -1 for those of 2; others are gone. Notes what is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, version, obs, action, mask):
+        self.asked.append((version, obs, action, mask))
+        return {3: np.full(len(action), -0.5), 2: np.full(len(action), -1.0)}.get(version)
+
+
+def claim(episode, rules=CHECKED, acted=None):
+    acted = Acted() if acted is None else acted
+    return admit(episode, rules, Sight(age_s=0.0, staleness={2: 1, 3: 0, 5: 1}.get, log_probs=acted))
+
+
+def test_log_probabilities_that_contradict_the_version_are_refused_with_both_numbers(make_episode):
+    problem = claim(make_episode(policy_version=3, logp=np.array([-0.5, -0.505, -0.7])))
+    assert (problem.reason, problem.field) == ("logp_mismatch", "logp[2]")
+    assert problem.value == "-0.7, version 3 gives -0.5"
+    for said in ("within 0.01", "[admission] logp_tolerance", "temperature", "leaves policy_version out"):
+        assert said in problem.accepted
+
+
+@pytest.mark.parametrize(
+    ("off", "refused"), [(0.0099, False), (-0.0099, False), (0.011, True), (-0.011, True)]
+)
+def test_the_tolerance_goes_both_ways(make_episode, off, refused):
+    assert (claim(make_episode(policy_version=3, logp=np.full(3, -0.5 + off))) is not None) is refused
+
+
+@pytest.mark.parametrize("fields", [{"policy_version": 5}, {"policy_version": 0}, {"policy_version": None}])
+def test_without_the_version_that_acted_nothing_is_contradicted(make_episode, fields):
+    assert claim(make_episode(logp=np.full(3, -9.0), **fields)) is None
+
+
+def test_what_was_not_logged_or_is_not_to_be_checked_costs_nothing(make_episode):
+    acted = Acted()
+    assert claim(make_episode(policy_version=3, logp=None), acted=acted) is None
+    unchecked = replace(CHECKED, logp_tolerance=0.0)
+    assert claim(make_episode(policy_version=3, logp=np.full(3, -9.0)), unchecked, acted) is None
+    assert acted.asked == []
+
+
+def test_each_step_is_held_against_the_version_that_acted_in_it(make_episode):
+    versions = np.array([3, 2, 0, 3, 2])
+    right = np.array([-0.5, -1.0, -7.0, -0.5, -1.0])
+    mask, acted = np.ones((5, 2), bool), Acted()
+    episode = make_episode(steps=5, policy_version_step=versions, logp=right, mask=mask)
+    assert claim(episode, acted=acted) is None
+    assert [version for version, *_ in acted.asked] == [2, 3]
+    np.testing.assert_array_equal(acted.asked[1][1], episode.obs[[0, 3]])
+    np.testing.assert_array_equal(acted.asked[1][2], episode.action[[0, 3]])
+    assert acted.asked[1][3].shape == (2, 2)
+    wrong = make_episode(steps=5, policy_version_step=versions, logp=np.where(np.arange(5) == 4, -0.5, right))
+    assert claim(wrong).field == "logp[4]"
+
+
+def test_padded_observations_are_filled_up_before_they_are_asked_about(make_episode):
+    acted = Acted()
+    episode = make_episode(width=2, policy_version=3, logp=np.full(3, -0.5))
+    assert claim(episode, replace(CHECKED, width="padded"), acted) is None
+    ((_, obs, _, _),) = acted.asked
+    assert (obs.shape, obs.dtype) == ((3, 4), np.float32)
+    np.testing.assert_array_equal(obs[:, :2], episode.obs[:3])
+    assert not obs[:, 2:].any()
+
+
+def test_other_rules_come_first(make_episode):
+    mask = np.array([[True, True], [True, False], [True, True]])
+    episode = make_episode(policy_version=3, logp=np.full(3, -9.0), action=np.array([0, 1, 0]), mask=mask)
+    assert claim(episode).reason == "mask"

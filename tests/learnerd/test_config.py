@@ -132,7 +132,6 @@ def test_learner_bounds_are_those_of_the_learner(tmp_path, key, value):
         ('[policy]\naction = { kind = "discrete" }', "policy", "action", ["n = 2", "Field required"]),
         ('[policy]\naction = { kind = "box", n = 3 }', "policy", "action", ['"box"', 'kind = "continuous"']),
         ('[daemon]\nname = "../x"', "daemon", "name", ["letters"]),
-        ("[store]\nkeep_last = 10", "store", "keep_last", ["10", "max_staleness, which is 64"]),
         ('[schedule]\nquiet = ["0 9 * * *"]', "schedule", "quiet", ["later release"]),
         ('[schedule]\ncompact = "30 25 * * *"', "schedule", "compact", ["five cron fields"]),
         ('[telemetry]\nhttp = ":9000"', "telemetry", "http", ["later release"]),

@@ -190,7 +190,7 @@ def test_replay_rebuilds_the_same_weights(site, drop):
         drop()
     assert site.learnerd("run", "--until-idle").returncode == 0
     for _ in range(9):
-        drop(meta={"policy_version": 1})
+        drop(meta={"policy_version": 1}, logp=None)
     assert site.learnerd("run", "--until-idle").returncode == 0
     result = site.learnerd("replay", "--json")
     assert result.returncode == 0, result.stderr

@@ -33,7 +33,7 @@ def test_schema_is_the_contract():
             *["updates", "steps", "return_mean_100", "return_last", "loss", "entropy", "kl", "ess_fraction"],
             *["staleness_mean", "lr", "batch_episodes", "batch_steps", "unlogged_steps", "policy_updates"],
             *["noise_scale_steps", "value_loss", "grad_norm", "value_grad_norm", "ratio_max", "plasticity"],
-            "reuse",
+            *["reuse", "logp"],
         ],
         "latency": ["drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s"],
         "disk": ["spool_bytes", "archive_bytes", "free_bytes"],
