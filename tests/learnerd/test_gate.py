@@ -110,7 +110,7 @@ def played(state, make_episode):
     return play
 
 
-@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS])
+@pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS, replace(DISCRETE, layer_norm=True)])
 def test_what_our_own_actor_logs_is_admitted(state, gate, played, spec):
     publish(state, spec, count=3)
     assert refused(gate(), played("a")) == {}
