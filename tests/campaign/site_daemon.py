@@ -51,18 +51,19 @@ PLACES = ("in", "claimed/daemon", "work")
 class LinearLearner:
     """Adds the sum of each episode's rewards to every bias; exact in float32 up to 2**24."""
 
-    def __init__(self, base: Checkpoint, _settings, *, device: str) -> None:
+    def __init__(self, base: Checkpoint, _settings, *, device: str, seed: int) -> None:
         self._base = base
         self._sum = 0.0
         self._counts: Counter[str] = Counter()
         self._observed = RunningStatistics.empty(base.spec.inputs)
 
-    def update(self, batch, *, seed: int) -> UpdateReport:
+    def update(self, batch, *, seed: int, replayed: int) -> UpdateReport:
         self._sum += float(batch.total_reward.sum())
         self._counts += Counter(updates=1, steps=batch.n_steps)
         self._observed += RunningStatistics.of(batch.obs.reshape(batch.n_steps, -1))
         numbers = dict.fromkeys(UpdateReport.__dataclass_fields__, 0)
-        return UpdateReport(**{**numbers, "n_steps": batch.n_steps, "n_episodes": batch.n_episodes})
+        given = {"n_steps": batch.n_steps, "n_episodes": batch.n_episodes, "noise": None}
+        return UpdateReport(**{**numbers, **given})
 
     def delta(self) -> Delta:
         shapes = self._base.spec.shapes()
