@@ -73,12 +73,12 @@ def delta_of(numbers, *, updates=1):
 class LinearLearner:
     """Stands in for ``policies.learner.Learner`` in the daemon; an episode's return is its number."""
 
-    def __init__(self, checkpoint, settings, *, device="cpu"):
+    def __init__(self, checkpoint, settings, *, device="cpu", seed=0):
         self._base = checkpoint
         self._numbers = []
         self._updates = 0
 
-    def update(self, batch, *, seed):
+    def update(self, batch, *, seed, replayed=0):
         numbers = [int(value) for value in batch.total_reward]
         self._numbers += numbers
         self._updates += 1
@@ -90,13 +90,18 @@ class LinearLearner:
 
 def _report(batch):
     zeros = dict.fromkeys(
-        ("loss", "policy_loss", "value_loss", "entropy", "kl", "grad_norm", "value_grad_norm", "seconds"), 0.0
+        (
+            *("loss", "policy_loss", "value_loss", "entropy", "entropy_end", "kl"),
+            *("grad_norm", "value_grad_norm", "seconds"),
+        ),
+        0.0,
     )
     return UpdateReport(
         **zeros,
         ess_fraction=1.0,
         ratio_max=1.0,
         learning_rate=1.0,
+        policy_episodes=batch.n_episodes,
         policy_steps=1,
         value_steps=1,
         n_steps=batch.n_steps,

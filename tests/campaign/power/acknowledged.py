@@ -17,6 +17,7 @@ from experience.outcomes import Outcome, Outcomes
 from experience.spool import Claim, Spool
 from policies.checkpoint import Checkpoint
 from policies.manifest import MODEL
+from policies.pruning import Pruner
 from policies.store import CheckpointStore
 
 Key = tuple[str, str, int, str]
@@ -119,8 +120,8 @@ def noted(mark: Marks) -> Iterator[None]:
     def recorded(_: None, __: Outcomes, outcomes: Iterable[Outcome]) -> None:
         mark("outcomes", keys=[outcome.key for outcome in outcomes])
 
-    def pruning(choice: tuple[list[int], Any], *_: Any) -> None:
-        mark("pruning", versions=choice[0])
+    def pruning(chosen: list[int], *_: Any) -> None:
+        mark("pruning", versions=chosen)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_after(CheckpointStore, "publish", version))
@@ -128,7 +129,7 @@ def noted(mark: Marks) -> Iterator[None]:
         stack.enter_context(_after(Spool, "refuse", set_aside))
         stack.enter_context(_after(Spool, "quarantine", set_aside))
         stack.enter_context(_after(Outcomes, "record", recorded))
-        stack.enter_context(_after(CheckpointStore, "_choose", pruning))
+        stack.enter_context(_after(Pruner, "_choose", pruning))
         yield
 
 
