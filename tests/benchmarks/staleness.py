@@ -140,8 +140,12 @@ def on_policy(seeds, jobs):
         "Environment steps until 100 on-policy CartPole episodes have a mean of 475: "
         f"the defaults {_thousands(default)}; min_episodes = 2 and epochs = 10 {_thousands(fresh)}; "
         f"Stable-Baselines3's tuned PPO {_thousands(theirs)}: "
-        f"{np.mean(default) / np.mean(theirs):.2f} and {np.mean(fresh) / np.mean(theirs):.2f} times as many.\n"
+        f"{_ratio(default, theirs)} and {_ratio(fresh, theirs)} times as many.\n"
     )
+
+
+def _ratio(steps, reference):
+    return f"{np.mean(steps) / np.mean(reference):.2f}"
 
 
 def _thousands(steps):

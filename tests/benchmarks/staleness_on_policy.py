@@ -11,7 +11,7 @@ TUNED_STEPS = 100_000
 
 
 def ours(seed):
-    """Environment steps of the default learner, fed with batches of 8 of its newest version; NaN for never."""
+    """Environment steps of the default learner, fed 8 episodes of its newest version; NaN for never."""
     return run(Cell(task="CartPole-v1", learner="learnerd", lag=0), seed, until_475=True).steps_to_475
 
 

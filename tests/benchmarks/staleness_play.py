@@ -19,12 +19,13 @@ class Player:
         task: a Gymnasium id with a discrete action space.
         seed: of the environments and of the actions.
         logs: what is noted: "logged": log-probabilities and version; "version": the version; "nothing".
+        lanes: the environments, where they are not Gymnasium's own.
     """
 
-    def __init__(self, task, *, seed, logs="logged"):
-        self._task, self._logs, self._seed = task, logs, seed
+    def __init__(self, task, *, seed, logs="logged", lanes=None):
+        self._logs, self._seed = logs, seed
         vectorized = gymnasium.spec(task).vector_entry_point is not None
-        self._lanes = (VectorLanes if vectorized else SingleLanes)(task)
+        self._lanes = lanes or (VectorLanes if vectorized else SingleLanes)(task)
         self._rng = np.random.default_rng([seed, 1])
         self.played = 0
 
