@@ -15,6 +15,12 @@ def reinforce_loss(logp_n: Tensor, advantage_n: Tensor) -> Tensor:
     return -advantage_n * logp_n
 
 
+def truncated_ratio(logp_n: Tensor, behavior_logp_n: Tensor, *, cap: float) -> Tensor:
+    """min(c, π / μ): an importance ratio whose variance is bounded, for some bias (Ionides 2008, eq. 3)."""
+    _check(logp_n, behavior_logp_n)
+    return torch.exp(logp_n - behavior_logp_n).clamp(max=cap)
+
+
 def clipped_loss(
     logp_n: Tensor, reference_logp_n: Tensor, advantage_n: Tensor, *, clip_range: float
 ) -> Tensor:
@@ -39,7 +45,7 @@ def decoupled_loss(
     Hilton, Cobbe & Schulman 2021, eq. 2, with the weight capped at c.
     """
     _check(logp_n, proximal_logp_n, behavior_logp_n, advantage_n)
-    weight = torch.exp(proximal_logp_n - behavior_logp_n).clamp(max=ratio_cap)
+    weight = truncated_ratio(proximal_logp_n, behavior_logp_n, cap=ratio_cap)
     return weight * clipped_loss(logp_n, proximal_logp_n, advantage_n, clip_range=clip_range)
 
 

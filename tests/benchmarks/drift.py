@@ -2,7 +2,7 @@
 
     python tests/benchmarks/drift.py [--changes 24] [--episodes 240] [--seeds 3] [--jobs N] [--out DIR]
 
-CartPole-v1, whose four observations are shuffled and turned round anew after every so many episodes, and whose
+CartPole-v1, whose four observations are shuffled and turned round after every so many episodes, and whose
 two actions may change places: what was learned is wrong each time, and has to be learned again. The default
 learner against the remedies for a loss of plasticity. Prints for each the mean return over all episodes, over
 those of the first and of the last quarter of the changes, and what is left of the networks; writes a plot.

@@ -3,11 +3,23 @@ import math
 import pytest
 import torch
 
-from policies.losses import awr_loss, clipped_loss, decoupled_loss, reinforce_loss, value_loss
+from policies.losses import (
+    awr_loss,
+    clipped_loss,
+    decoupled_loss,
+    reinforce_loss,
+    truncated_ratio,
+    value_loss,
+)
 
 
 def logs(*probabilities):
     return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+def test_ratios_are_truncated_from_above_only():
+    ratios = truncated_ratio(logs(0.1, 0.6, 0.9), logs(0.2, 0.2, 0.2), cap=4.0)
+    torch.testing.assert_close(ratios, torch.tensor([0.5, 3.0, 4.0], dtype=torch.float64))
 
 
 def test_ppo_gradient_at_ratio_one():
