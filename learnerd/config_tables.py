@@ -131,7 +131,7 @@ class Learner(Table):
     ratio_cap: Annotated[float, Field(ge=1)] = 10.0
     prox_decay: Annotated[float, Field(ge=0, lt=1)] = 0.889
     ess_min: Fraction = 0.3
-    entropy_bonus: PositiveOrZero = 0.005
+    entropy_bonus: PositiveOrZero = 0.01
     max_grad_norm: Positive = 0.5
     value_max_grad_norm: Positive = 10.0
     target_kl: PositiveOrZero = 0.05

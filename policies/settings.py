@@ -86,7 +86,7 @@ class LearnerSettings:
     ess_scaling: bool = True
     ess_min: float = 0.3
     awr_weight_max: float = 20.0
-    entropy_bonus: float = 0.005
+    entropy_bonus: float = 0.01
     value_coefficient: float = 0.5
     advantage_normalization: AdvantageNormalization = "batch"
     optimizer: OptimizerName = "adam"
