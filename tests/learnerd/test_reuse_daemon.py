@@ -18,6 +18,8 @@ from policies.errors import UpdateDiverged
 from policies.store import CheckpointStore
 
 REUSE = """
+[admission]
+logp_tolerance = 0.0
 [batch]
 reuse = 2.5
 chunk_episodes = 4
