@@ -5,7 +5,6 @@ same call again reaches the same end: nothing is lost, nothing counts twice.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -16,52 +15,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from experience import retention
+from experience.claims import Claim, Waiting, claim_in, parsed, shortened
 from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
 from experience.episode import Episode
 from experience.errors import Problem
 from experience.folders import FolderSizes, entries, subfolders
 from experience.ids import uuid7
 
-MAX_NAME_BYTES = 200
-"""Longer names are shortened: an id, a record's ending and the like must fit beside them into 255 bytes."""
-_MAX_SUFFIX_BYTES = 16
-
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REASON = re.compile(r"[a-z0-9_]{1,64}")
-_CLAIM = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,6})\.(.+)", re.DOTALL)
 _SHARD = re.compile(r"(\d{8,18})\.parquet")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waiting:
-    """Something in the inbox: a file, or whatever else a client has put there.
-
-    Attributes:
-        name: any bytes but "/", as ``os.fsdecode`` gives them.
-        size_bytes: now; it may still grow.
-        mtime_s: last change, UTC seconds.
-    """
-
-    name: str
-    size_bytes: int
-    mtime_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """A file that belongs to one writer until it is finished or quarantined.
-
-    Attributes:
-        id: UUIDv7; claims sort by it in the order in which they were made.
-        attempt: how often it was begun to be parsed.
-        name: its name in the inbox, shortened when it was longer than MAX_NAME_BYTES.
-        path: where it is now; ``Spool.attempt`` gives a claim with another one.
-    """
-
-    id: str
-    attempt: int
-    name: str
-    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +120,7 @@ class Spool:
             raise ValueError(f"{name!r} is not the name of a file")
         if name.startswith("."):
             return None
-        claim = self._claim_of(uuid7(), 0, _shortened(name))
+        claim = claim_in(self._claimed, uuid7(), 0, shortened(name))
         try:
             source.rename(claim.path)
         except FileNotFoundError:
@@ -176,12 +139,8 @@ class Spool:
 
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
-        names = [entry.name for entry in entries(self._claimed)]
-        matches = [match for match in map(_CLAIM.fullmatch, names) if match]
-        return sorted(
-            (self._claim_of(match[1], int(match[2]), match[3]) for match in matches),
-            key=lambda claim: claim.id,
-        )
+        claims = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
+        return sorted((claim for claim in claims if claim), key=lambda claim: claim.id)
 
     def attempt(self, claim: Claim) -> Claim:
         """Raise the number of attempts in the name: it holds also when parsing ends the process."""
@@ -355,17 +314,9 @@ class Spool:
         )
 
     def _renumber(self, claim: Claim, attempt: int) -> Claim:
-        again = self._claim_of(claim.id, attempt, claim.name)
+        again = claim_in(self._claimed, claim.id, attempt, claim.name)
         claim.path.rename(again.path)
         return again
-
-    def _claim_of(self, claim_id: str, attempt: int, name: str) -> Claim:
-        return Claim(
-            id=claim_id,
-            attempt=attempt,
-            name=name,
-            path=self._claimed / f"{claim_id}.{attempt}.{name}",
-        )
 
     def _day_folders(self) -> list[Path]:
         return [folder for folder in subfolders(self._archive) if _is_day(folder.name)]
@@ -413,18 +364,3 @@ def _is_day(name: str) -> bool:
 
 def _record_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
-
-
-def _shortened(name: str) -> str:
-    """Cut a long name, keeping its ending; a few digits of its hash keep apart names that begin alike."""
-    raw = os.fsencode(name)
-    if len(raw) <= MAX_NAME_BYTES:
-        return name
-    suffix = os.path.splitext(name)[1]  # noqa: PTH122 - PurePath would normalize some names
-    if len(os.fsencode(suffix)) > _MAX_SUFFIX_BYTES:
-        suffix = ""
-    ending = f"~{hashlib.sha256(raw).hexdigest()[:8]}{suffix}"
-    stem = name
-    while len(os.fsencode(stem + ending)) > MAX_NAME_BYTES:
-        stem = stem[:-1]
-    return stem + ending

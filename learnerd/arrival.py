@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from experience.claims import Claim
 from experience.episode import Episode
 from experience.errors import Problem
-from experience.spool import Claim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experience.admission import Rules, Sight, acting_versions, admit
+from experience.claims import Claim
 from experience.episode import Episode, EpisodeKey
 from experience.errors import Problem, reject
 from experience.outcomes import Outcome, Outcomes
-from experience.spool import Claim, Spool
+from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.behavior import BehaviorCache
 from learnerd.clock import Clock

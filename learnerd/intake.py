@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from experience.claims import Claim
 from experience.decoder import DecodeJob, Decoder, DecodeResult
 from experience.errors import Problem, reject
 from experience.ids import uuid7_time_s
-from experience.spool import Claim, Spool
+from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.gate import Gate

@@ -20,9 +20,10 @@ from typing import Any
 
 import structlog
 
+from experience.claims import Claim
 from experience.episode import Episode
 from experience.errors import ShardDamaged
-from experience.spool import Claim, Spool
+from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.cycle import Cycle
 from learnerd.gate import Gate

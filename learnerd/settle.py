@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from experience.spool import Waiting
+from experience.claims import Waiting
 
 
 class Settling:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from experience.archive import read_rows, read_shard
+from experience.claims import MAX_NAME_BYTES
 from experience.episode import Episode
 from experience.errors import Problem
 from experience.ids import uuid7_time_s
-from experience.spool import MAX_NAME_BYTES, Spool
+from experience.spool import Spool
 
 PUBLISHED_AT = 1_767_225_599.0
 """The last second of 2025."""

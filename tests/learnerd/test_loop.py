@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from experience.spool import Claim
+from experience.claims import Claim
 from learnerd import daemon
 from learnerd.arrival import Arrival
 from learnerd.config import Config

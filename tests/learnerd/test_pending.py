@@ -1,6 +1,6 @@
 import pytest
 
-from experience.spool import Claim
+from experience.claims import Claim
 from learnerd.arrival import Arrival
 from learnerd.config_tables import Batch
 from learnerd.pending import Pending

@@ -1,4 +1,4 @@
-from experience.spool import Waiting
+from experience.claims import Waiting
 from learnerd.settle import Settling
 
 

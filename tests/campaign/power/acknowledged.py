@@ -11,10 +11,11 @@ from typing import Any
 
 from power.tape import MARK, Event
 
+from experience.claims import Claim
 from experience.episode import Episode
 from experience.errors import Problem
 from experience.outcomes import Outcome, Outcomes
-from experience.spool import Claim, Spool
+from experience.spool import Spool
 from policies.checkpoint import Checkpoint
 from policies.manifest import MODEL
 from policies.pruning import Pruner
