@@ -1,0 +1,116 @@
+"""A small part of each benchmark: that it runs, that a seed gives the same again, and what the figures mean."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import drift
+import staleness
+import staleness_cells
+from staleness_cells import Cell, Curve, Result
+from staleness_play import Player
+
+from policies.behavior import log_probs
+from policies.initial import initial_checkpoint
+from policies.spec import DiscreteSpace, PolicySpec
+
+
+@pytest.fixture
+def short(monkeypatch):
+    budget = {"CartPole-v1": 24, "Acrobot-v1": 8}
+    monkeypatch.setattr(staleness_cells, "EPISODES", budget)
+    monkeypatch.setattr(staleness_cells, "EPISODES_AT_64", budget)
+    monkeypatch.setattr(staleness_cells, "FINAL_EPISODES", 4)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell(task="CartPole-v1", learner="learnerd", lag=2, mixed=True, batches="1..100", online=True),
+        Cell(task="CartPole-v1", learner="sb3", lag=1),
+    ],
+)
+def test_the_same_seed_gives_the_same_run(short, cell):
+    one, two = (staleness_cells.run(cell, 3) for _ in range(2))
+    assert (one.final, one.returns) == (two.final, two.returns)
+    assert one.episodes[-1] >= 24
+    assert one.returns != staleness_cells.run(cell, 4).returns
+
+
+def test_every_contender_and_factor_is_in_the_tables():
+    default, full = staleness_cells.default_cells(), staleness_cells.full_cells()
+    assert {cell.learner for cell in default} == {"learnerd", "ppo", "sb3", "reinforce"}
+    assert len(set(default)) == len(default)
+    assert set(default) <= set(full)
+
+
+def result(cell, final, *, collapsed=False):
+    return Result(
+        cell=cell,
+        seed=0,
+        final=final,
+        collapsed=collapsed,
+        episodes=[8],
+        returns=[final],
+        steps_to_475=math.nan,
+        seconds=1.0,
+        learning_s=0.5,
+    )
+
+
+def test_a_missed_goal_is_shown(tmp_path):
+    cell = Cell(task="CartPole-v1", learner="learnerd", lag=16)
+    reached = staleness.table([result(cell, 500.0), result(cell, 480.0)])
+    assert "| 490 | 480 | 490 / 450 | 0 of 2 |" in reached
+    missed = staleness.table([result(cell, 500.0), result(cell, 449.0, collapsed=True)])
+    assert "| 474 | 449 | missed: 490 / 450 | 1 of 2 |" in missed
+    staleness.plot([result(cell, 500.0)], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_a_collapse_is_half_of_the_own_best_above_the_floor():
+    def curve(task, returns):
+        made = Curve(task)
+        made._returns, made._steps = [float(value) for value in returns], [10] * len(returns)
+        return made
+
+    assert not curve("CartPole-v1", [400] * 100 + [210] * 100).collapsed
+    assert curve("CartPole-v1", [400] * 100 + [190] * 100).collapsed
+    assert not curve("Acrobot-v1", [-100] * 100 + [-290] * 100).collapsed
+    assert curve("Acrobot-v1", [-100] * 100 + [-310] * 100).collapsed
+    assert curve("CartPole-v1", [475] * 100).steps_to_475 == 1000
+    assert math.isnan(curve("CartPole-v1", [475] * 99).steps_to_475)
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "Acrobot-v1"])
+def test_what_is_played_is_what_the_policy_would_have_done(task):
+    player = Player(task, seed=0)
+    width, actions = (4, 2) if task == "CartPole-v1" else (6, 3)
+    spec = PolicySpec(observation_shape=(width,), action=DiscreteSpace(n=actions), hidden=(8,))
+    old, new = (initial_checkpoint(spec, seed=seed) for seed in (1, 2))
+    episodes = player.play([(1, old), (2, new), (1, old)])
+    assert [episode.policy_version for episode in episodes] == [1, 2, 1]
+    for episode, policy in zip(episodes, (old, new, old), strict=True):
+        assert episode.terminated != episode.truncated
+        np.testing.assert_allclose(episode.logp, log_probs(policy, episode.obs[:-1], episode.action))
+
+
+def test_a_change_of_the_world_is_one():
+    lanes = drift.ChangingLanes("CartPole-v1", 1)
+    before = lanes.reset(2, 5)
+    lanes.change()
+    after = lanes.reset(2, 5)
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(np.sort(np.abs(before)), np.sort(np.abs(after)))
+
+
+def test_drift_runs():
+    means, left = drift.run(("l2_init", 0), changes=2, episodes=16)
+    assert means.shape == (2, 2)
+    assert (means > 5).all()
+    assert "| l2_init |" in drift.table({"l2_init": [(means, left)]})
