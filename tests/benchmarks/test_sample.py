@@ -1,4 +1,4 @@
-"""A small part of each benchmark: that it runs, that a seed gives the same again, and what the figures mean."""
+"""A small part of each benchmark: that it runs, that a seed gives the same again, what its figures mean."""
 
 import math
 import sys
