@@ -31,25 +31,24 @@ class Player:
 
     def play(self, policies):
         """One episode of each of ``policies`` [(version, acting policy)]; returns episodes in that order."""
-        results = [None] * len(policies)
-        by_version = {}
-        for index, (version, policy) in enumerate(policies):
-            by_version.setdefault(version, (policy, []))[1].append(index)
-        for version, (policy, indices) in by_version.items():
-            for index, record in zip(indices, self._together(policy, len(indices)), strict=True):
-                results[index] = self._through_a_file(record, policy, version)
-        return results
+        records = self._together([policy for _, policy in policies])
+        return [
+            self._through_a_file(record, policy, version)
+            for record, (version, policy) in zip(records, policies, strict=True)
+        ]
 
     def returns(self, policy, count):
         """Undiscounted returns of ``count`` episodes, as the policy acts: drawing its actions."""
-        return [sum(record["reward"]) for record in self._together(policy, count)]
+        return [sum(record["reward"]) for record in self._together([policy] * count)]
 
-    def _together(self, policy, count):
-        obs = self._lanes.reset(count, int(self._rng.integers(2**31)))
+    def _together(self, policies):
+        obs = self._lanes.reset(len(policies), int(self._rng.integers(2**31)))
         records = [{"obs": [row], "action": [], "reward": [], "ended": None} for row in obs]
-        live = np.arange(count)
+        distinct = {id(policy): policy for policy in policies}
+        owner = np.array([list(distinct).index(id(policy)) for policy in policies])
+        live = np.arange(len(policies))
         while len(live):
-            action = self._act(policy, obs)
+            action = self._act(list(distinct.values()), owner[live], obs)
             obs, reward, terminated, truncated = self._lanes.step(live, action)
             for i, row, chosen, gain in zip(live, obs, action, reward, strict=True):
                 record = records[i]
@@ -65,9 +64,14 @@ class Player:
             live, obs = live[~ended], obs[~ended]
         return records
 
-    def _act(self, policy, obs):
-        outputs = policy_outputs(policy.weights, policy.spec, policy.normalizer, obs)
-        return (outputs + self._rng.gumbel(size=outputs.shape)).argmax(1)
+    def _act(self, policies, owner, obs):
+        """Draw an action for each lane from its own policy, by the Gumbel-max trick."""
+        action = np.empty(len(obs), np.int64)
+        for index in np.unique(owner):
+            rows, policy = owner == index, policies[index]
+            outputs = policy_outputs(policy.weights, policy.spec, policy.normalizer, obs[rows])
+            action[rows] = (outputs + self._rng.gumbel(size=outputs.shape)).argmax(1)
+        return action
 
     def _through_a_file(self, record, policy, version):
         self.played += 1
