@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -26,22 +25,12 @@ chunk_episodes = 4
 """
 
 
-def run_here(site):
-    """Run the daemon in this process, which has torch loaded already; its exit code."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        return learnerd.daemon.run(load_config(site.folder / "config.toml", {}), mode="until_idle")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def rounds(site, drop, *counts, **arguments):
     """Deposit and learn, one run of the daemon after the other."""
     for count in counts:
         for _ in range(count):
             drop(meta={"policy_version": site.current() or 0}, **arguments)
-        assert run_here(site) == 0
+        assert site.run_here() == 0
 
 
 def replayed(site, version):
@@ -179,7 +168,7 @@ def test_a_batch_never_holds_an_episode_twice(site, drop):
     rounds(site, drop, 8, 8)
     model = site.state / "checkpoints" / "00000002" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
-    assert run_here(site) == 0
+    assert site.run_here() == 0
     new = {f"episode-{i}" for i in range(9, 17)}
     rows = [row for rows in replayed(site, 3) for row in rows]
     assert len(rows) == 8 + 8

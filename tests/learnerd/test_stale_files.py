@@ -86,3 +86,38 @@ def test_a_client_that_only_sends_what_is_refused_raises_an_alarm_until_it_is_fe
     drop(meta={"client_id": "lost"})
     site.wait(lambda: "client_starved" not in alarms(), what="the end of the alarm")
     assert site.stop(process) == 0
+
+
+def test_a_batch_that_is_too_stale_is_split_or_moves_the_value_alone_and_status_says_so(site, drop):
+    site.configure(
+        """
+[policy]
+observation_shape = [3]
+action = { kind = "discrete", n = 2 }
+[admission]
+logp_tolerance = 0.0
+[learner]
+noise_scale = true
+"""
+    )
+    fresh = np.full(5, np.log(0.5))
+    far = np.where(np.arange(5) == 2, -9.0, fresh)  # one step outweighs all others
+    drop(logp=fresh, meta={"policy_version": 1})
+    assert site.run_here() == 0
+    assert site.status()["learning"]["policy_updates"] == {"whole": 1, "split": 0, "value_only": 0}
+    assert "too stale" not in site.learnerd("status").stdout
+
+    drop(logp=far, meta={"policy_version": 1})
+    drop(logp=fresh, meta={"policy_version": 2})
+    assert site.run_here() == 0
+    drop(logp=far, meta={"policy_version": 1})
+    before = CheckpointStore(site.state).head().weights
+    assert site.run_here() == 0
+    after = CheckpointStore(site.state).head().weights
+    changed = {name.split(".")[0] for name in after if not np.array_equal(before[name], after[name])}
+    assert changed == {"value"}
+    learning = site.status()["learning"]
+    assert learning["policy_updates"] == {"whole": 1, "split": 1, "value_only": 1}
+    assert "noise_scale_steps" in learning
+    shown = " ".join(site.learnerd("status").stdout.split())
+    assert "1 updates split by version, 1 for the value network only" in shown
