@@ -10,6 +10,7 @@ from experience.batch import Batch
 from policies.algorithms import create_algorithm
 from policies.checkpoint import Checkpoint, Delta
 from policies.epochs import Epochs, permutations
+from policies.input_scale import change_in
 from policies.learner_state import LearnerState
 from policies.lr_scaling import scaled_learning_rate
 from policies.normalizer import RunningStatistics
@@ -112,8 +113,14 @@ class Learner:
         )
 
     def delta(self) -> Delta:
-        """Everything since the checkpoint."""
-        return self._state.delta(with_observed=self._updates_statistics)
+        """Everything since the checkpoint, in its statistics of the observations.
+
+        Where it has none, in those that were observed since: the successor will have them.
+        """
+        delta, base = self._state.delta(with_observed=self._updates_statistics), self._base
+        if base.normalizer.count or delta.observed is None or not base.spec.normalize:
+            return delta
+        return change_in(base, delta, old=self._preparation.statistics, new=delta.observed)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Copy the weights as they are now, by name."""

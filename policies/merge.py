@@ -7,7 +7,7 @@ what the serial order "head first, then ours" gives on the same gradients. Weigh
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from policies.checkpoint import Arrays, Average, Checkpoint, Delta
 from policies.errors import BadDelta
+from policies.input_scale import carry_over, change_in
 from policies.manifest import plain_array
 from policies.normalizer import RunningStatistics
 from policies.spec import PolicySpec
@@ -107,6 +108,7 @@ class Merged(NamedTuple):
 
 def apply(base: Checkpoint, delta: Delta) -> Merged:
     """The successor when nobody published in between: exactly what the writer trained."""
+    base, delta = _in_statistics(base, delta, _observe(base, delta))
     weights = {
         name: _to_float32(name, base.weights[name] + delta.weights[name])
         if name in delta.weights
@@ -134,6 +136,9 @@ def merge(base: Checkpoint, head: Checkpoint, delta: Delta, *, weight: float = 1
     """
     if head is base:
         return apply(base, delta)
+    statistics = _observe(head, delta)
+    base, delta = _in_statistics(base, delta, statistics)
+    head, _ = _in_statistics(head, Delta(weights={}), statistics)
     ours = {name: _wide(array) + delta.weights.get(name, 0.0) for name, array in base.weights.items()}
     averages = _merge_averages(base, head, delta)
     start, theirs = dict(base.weights), dict(head.weights)
@@ -147,6 +152,7 @@ def merge(base: Checkpoint, head: Checkpoint, delta: Delta, *, weight: float = 1
 
 def drift(base: Checkpoint, head: Checkpoint) -> float:
     """How far the policy's weights moved from base to head, relative to their norm at the base."""
+    base, _ = _in_statistics(base, Delta(weights={}), head.normalizer)
     names = [name for name in base.weights if not name.startswith("value.")]
     moved = math.hypot(
         *(float(np.linalg.norm(_wide(head.weights[n]) - _wide(base.weights[n]))) for n in names)
@@ -161,6 +167,22 @@ def rescale_head(
     """Keep a value head's unnormalized output under other (mean, std) (van Hasselt et al. 2016, eq. 3)."""
     (old_mean, old_std), (new_mean, new_std) = old, new
     return weight * (old_std / new_std), (old_std * bias + old_mean - new_mean) / new_std
+
+
+def _in_statistics(base: Checkpoint, delta: Delta, new: RunningStatistics) -> tuple[Checkpoint, Delta]:
+    """Express a version and a change of it under other statistics of the observations.
+
+    A change speaks in the statistics of its base; where that has none, in those that it observed itself.
+    """
+    old = base.normalizer if base.normalizer.count else delta.observed
+    if not base.spec.normalize or old is None:
+        return base, delta
+    carried = replace(
+        base,
+        weights=carry_over(base.weights, old=old, new=new),
+        averages=carry_over(base.averages, old=old, new=new, prefix="prox."),
+    )
+    return carried, change_in(base, delta, old=old, new=new, since=carried)
 
 
 def _merge_averages(base: Checkpoint, head: Checkpoint, delta: Delta) -> dict[str, NDArray[Any]]:

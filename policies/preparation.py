@@ -64,6 +64,9 @@ class Preparation:
         settings: the learning rule.
         algorithm: its advantages.
         device: where the rows go.
+
+    Attributes:
+        statistics: of the observations, as the networks see them.
     """
 
     def __init__(
@@ -78,14 +81,14 @@ class Preparation:
         self._base, self._state = base, state
         self._settings, self._algorithm = settings, algorithm
         self._device = device
-        self._statistics = base.normalizer
+        self.statistics = base.normalizer
 
     def prepare(self, batch: Batch) -> Start:
         """Fix ratios under the policy as it is, then values and advantages."""
         check_batch(batch, self._base)
-        if self._statistics.count == 0:
+        if self.statistics.count == 0:
             # Nobody has acted with statistics yet: train under those that the next version will act with.
-            self._statistics = RunningStatistics.of(batch.obs.reshape(batch.n_steps, -1))
+            self.statistics = RunningStatistics.of(batch.obs.reshape(batch.n_steps, -1))
         inputs = self._inputs(batch)
         now = self._evaluate(inputs)
         entropy = float(now.entropy.mean())
@@ -142,7 +145,7 @@ class Preparation:
         spec = self._base.spec
         rows = obs.reshape(len(obs), spec.inputs)
         if spec.normalize:
-            rows = self._statistics.normalize(rows)
+            rows = self.statistics.normalize(rows)
         return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
     def _evaluate(self, inputs: _Inputs) -> Evaluation:
