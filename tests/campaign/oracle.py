@@ -23,7 +23,7 @@ from policies.spec import DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
 WIDTH = 64
-SPEC = PolicySpec(observation_shape=(WIDTH,), action=DiscreteSpace(n=2), hidden=(WIDTH,), normalize=True)
+SPEC = PolicySpec(observation_shape=(WIDTH,), action=DiscreteSpace(n=2), hidden=(WIDTH,), normalize=False)
 MOST_EPISODES = WIDTH * WIDTH
 OWN = "policy.0.weight"
 SHARED = "policy.0.bias"

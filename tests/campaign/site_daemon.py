@@ -168,7 +168,7 @@ class Scenario:
         store = {"keep_last": 1, "keep_every": 0, "keep_minutes": 0.0} if self.prune else {}
         return Config(
             paths={"spool": site / "spool", "state": site / "state"},
-            policy={**spaces, "hidden": (2,)},
+            policy={**spaces, "hidden": (2,), "normalize": False},
             learner={"threads": 1, "device": "cpu"},
             batch={"min_episodes": 1, "max_wait_s": 0.0, "chunk_episodes": 2, "max_chunks": 1},
             admission={"max_age_s": DAY_S, "max_staleness": 1, "settle_s": 0.001},

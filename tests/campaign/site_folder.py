@@ -8,6 +8,7 @@ from policies.store import CheckpointStore
 CONFIG = """
 [policy]
 hidden = [64]
+normalize = false
 [batch]
 min_episodes = 2
 max_wait_s = 0.02
