@@ -18,9 +18,11 @@ LARGEST_BATCH = 100
 VARYING = "1..100"
 FINAL_EPISODES = 100
 
-EPISODES = {"CartPole-v1": 1200, "Acrobot-v1": 640}
-EPISODES_AT_64 = {"CartPole-v1": 1600, "Acrobot-v1": 880}
+BATCHES = {"CartPole-v1": 150, "Acrobot-v1": 80}
+BATCHES_AT_64 = {"CartPole-v1": 200, "Acrobot-v1": 110}
 FLOOR = {"CartPole-v1": 0.0, "Acrobot-v1": -500.0}
+RISEN = 50.0
+"""Above the floor, in returns: a tenth of what both tasks span. Who never got so far has nothing to lose."""
 PEERS = ("ppo", "sb3", "reinforce")
 
 
@@ -53,7 +55,8 @@ class Result:
 
     Attributes:
         final: mean return of 100 episodes of the last version.
-        collapsed: whether the mean of 100 training episodes ever fell below half of its best before.
+        collapsed: whether the mean of 100 training episodes ever fell below half of its best before, above
+            the task's worst return.
         episodes, returns: the training curve: episodes so far, mean return of each batch.
         steps_to_475: environment steps until the mean of 100 training episodes reached 475; NaN for never.
         seconds: of the whole run; ``learning_s`` without playing.
@@ -73,7 +76,7 @@ class Result:
 def default_cells():
     """Every k and task for all; from k = 16 the other factors one at a time, and those asked for together."""
     cells = []
-    for task in EPISODES:
+    for task in BATCHES:
         cells += [Cell(task=task, learner=name, lag=k) for name in ("learnerd", *PEERS) for k in LAGS]
         start = Cell(task=task, learner="learnerd", lag=REFERENCE_LAG)
         factors = [
@@ -95,7 +98,7 @@ def default_cells():
 def full_cells():
     """The whole cross; an online learner needs a store, which the peers do not have."""
     factors = itertools.product(
-        EPISODES,
+        BATCHES,
         ("learnerd", *PEERS),
         LAGS,
         (False, True),
@@ -109,7 +112,7 @@ def full_cells():
 
 
 def run(cell, seed, settings=None, policy=None, *, until_475=False):
-    """Play and learn until the cell's episodes are used up, or until their mean is 475."""
+    """Play and learn until the cell's batches are used up, or until the mean return is 475."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=UserWarning)
     began = time.perf_counter()
@@ -117,7 +120,9 @@ def run(cell, seed, settings=None, policy=None, *, until_475=False):
     player, online = (Player(cell.task, seed=seed + 1000 * i, logs=cell.logs) for i in (0, 1))
     rng = np.random.default_rng([seed, 2])
     past, curve, learning_s = [(learner.version, learner.acting)], Curve(cell.task), 0.0
-    while curve.count < _budget(cell) and not (until_475 and curve.steps_to_475 < math.inf):
+    for _ in range(_budget(cell)):
+        if until_475 and curve.steps_to_475 < math.inf:
+            break
         episodes = player.play([past[-1 - lag] for lag in _lags(cell, rng, len(past))])
         curve.add(episodes)
         fresh = online.play([past[-1]] * BATCH) if cell.online else ()
@@ -141,7 +146,7 @@ def run(cell, seed, settings=None, policy=None, *, until_475=False):
 
 
 def _budget(cell):
-    return (EPISODES_AT_64 if cell.lag == max(LAGS) else EPISODES)[cell.task]
+    return (BATCHES_AT_64 if cell.lag == max(LAGS) else BATCHES)[cell.task]
 
 
 def _lags(cell, rng, versions):
@@ -160,10 +165,6 @@ class Curve:
         self._returns, self._steps = [], []
         self.counts, self.means = [], []
 
-    @property
-    def count(self):
-        return len(self._returns)
-
     def add(self, episodes):
         returns = [float(episode.reward.sum()) for episode in episodes]
         self._returns += returns
@@ -173,9 +174,10 @@ class Curve:
 
     @property
     def collapsed(self):
-        """Half is meant above the task's worst return."""
+        """Half is meant above the task's worst return, and counts once the best has risen above that."""
         means = self._means_of_100() - self._floor
-        return bool((means < 0.5 * np.maximum.accumulate(means)).any())
+        best = np.maximum.accumulate(means)
+        return bool(((means < 0.5 * best) & (best >= RISEN)).any())
 
     @property
     def steps_to_475(self):

@@ -12,6 +12,9 @@ from policies.behavior import log_probs
 from policies.forward import policy_outputs
 
 
+ACROBOT = "Acrobot-v1"
+
+
 class Player:
     """Plays one environment; what it plays comes back as the daemon's decoder gives it.
 
@@ -19,13 +22,12 @@ class Player:
         task: a Gymnasium id with a discrete action space.
         seed: of the environments and of the actions.
         logs: what is noted: "logged": log-probabilities and version; "version": the version; "nothing".
-        lanes: the environments, where they are not Gymnasium's own.
+        lanes: the environments, where they are not the task's own.
     """
 
     def __init__(self, task, *, seed, logs="logged", lanes=None):
         self._logs, self._seed = logs, seed
-        vectorized = gymnasium.spec(task).vector_entry_point is not None
-        self._lanes = lanes or (VectorLanes if vectorized else SingleLanes)(task)
+        self._lanes = lanes or (AcrobotLanes() if task == ACROBOT else VectorLanes(task))
         self._rng = np.random.default_rng([seed, 1])
         self.played = 0
 
@@ -109,20 +111,46 @@ class VectorLanes:
         return obs[live].astype(np.float32), reward[live], terminated[live], truncated[live]
 
 
-class SingleLanes:
-    """Environments that are stepped one after another."""
+class AcrobotLanes:
+    """Gymnasium's Acrobot, many at once: its own equations of motion, on columns instead of numbers."""
 
-    def __init__(self, task):
-        self._task, self._environments = task, []
+    STEPS = 500
+
+    def __init__(self):
+        self._world = gymnasium.make(ACROBOT).unwrapped
+        self._limits = np.array([[self._world.MAX_VEL_1], [self._world.MAX_VEL_2]])
 
     def reset(self, count, seed):
-        while len(self._environments) < count:
-            self._environments.append(gymnasium.make(self._task, disable_env_checker=True))
-        seeds = np.random.default_rng(seed).integers(2**31, size=count).tolist()
-        rows = [self._environments[i].reset(seed=seeds[i])[0] for i in range(count)]
-        return np.array(rows, np.float32)
+        rng = np.random.default_rng(seed)
+        self._state = rng.uniform(-0.1, 0.1, (4, count)).astype(np.float32).astype(np.float64)
+        self._steps = 0
+        return self._observations(np.arange(count))
 
     def step(self, live, action):
-        steps = [self._environments[i].step(chosen) for i, chosen in zip(live, action.tolist(), strict=True)]
-        obs, reward, terminated, truncated, _ = zip(*steps, strict=True)
-        return np.array(obs, np.float32), np.array(reward), np.array(terminated), np.array(truncated)
+        """Lanes that are not ``live`` stand still."""
+        torque = np.array(self._world.AVAIL_TORQUE)[action]
+        angles, speeds = np.split(self._moved(np.vstack([self._state[:, live], torque]))[:4], 2)
+        angles = (angles + np.pi) % (2 * np.pi) - np.pi
+        self._state[:, live] = np.vstack([angles, np.clip(speeds, -self._limits, self._limits)])
+        self._steps += 1
+        terminated = -np.cos(angles[0]) - np.cos(angles[1] + angles[0]) > 1.0
+        truncated = np.full(len(live), self._steps >= self.STEPS)
+        return self._observations(live), np.where(terminated, 0.0, -1.0), terminated, truncated
+
+    def _moved(self, state):
+        """Classical Runge-Kutta over one time step, as Gymnasium takes it."""
+        dt = self._world.dt
+        k1 = self._change(state)
+        k2 = self._change(state + dt / 2.0 * k1)
+        k3 = self._change(state + dt / 2.0 * k2)
+        k4 = self._change(state + dt * k3)
+        return state + dt / 6.0 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+    def _change(self, state):
+        *changes, _ = self._world._dsdt(state)
+        return np.array([*changes, np.zeros(state.shape[1])])
+
+    def _observations(self, live):
+        theta1, theta2, speed1, speed2 = self._state[:, live]
+        rows = [np.cos(theta1), np.sin(theta1), np.cos(theta2), np.sin(theta2), speed1, speed2]
+        return np.array(rows, np.float32).T
