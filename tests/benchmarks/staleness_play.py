@@ -11,7 +11,6 @@ from experience.codec import decode
 from policies.behavior import log_probs
 from policies.forward import policy_outputs
 
-
 ACROBOT = "Acrobot-v1"
 
 
