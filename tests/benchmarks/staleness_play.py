@@ -9,7 +9,7 @@ import numpy as np
 
 from experience.codec import decode
 from policies.behavior import log_probs
-from policies.forward import policy_outputs
+from policies.forward import SingleForward, policy_outputs
 
 ACROBOT = "Acrobot-v1"
 
@@ -47,9 +47,10 @@ class Player:
         records = [{"obs": [row], "action": [], "reward": [], "ended": None} for row in obs]
         distinct = {id(policy): policy for policy in policies}
         owner = np.array([list(distinct).index(id(policy)) for policy in policies])
+        acting = [Acting(policy) for policy in distinct.values()]
         live = np.arange(len(policies))
         while len(live):
-            action = self._act(list(distinct.values()), owner[live], obs)
+            action = self._act(acting, owner[live], obs)
             obs, reward, terminated, truncated = self._lanes.step(live, action)
             for i, row, chosen, gain in zip(live, obs, action, reward, strict=True):
                 record = records[i]
@@ -69,8 +70,8 @@ class Player:
         """Draw an action for each lane from its own policy, by the Gumbel-max trick."""
         action = np.empty(len(obs), np.int64)
         for index in np.unique(owner):
-            rows, policy = owner == index, policies[index]
-            outputs = policy_outputs(policy.weights, policy.spec, policy.normalizer, obs[rows])
+            rows = owner == index
+            outputs = policies[index](obs[rows])
             action[rows] = (outputs + self._rng.gumbel(size=outputs.shape)).argmax(1)
         return action
 
@@ -86,6 +87,20 @@ class Player:
             np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
             data = file.getvalue()
         return decode(data, name="episode.npz", source_sha256="", ingested_at=time.time()).episodes[0]
+
+
+class Acting:
+    """Outputs of one policy, by the faster way for as many observations."""
+
+    def __init__(self, policy):
+        self._parts = policy.weights, policy.spec, policy.normalizer
+        self._single = None
+
+    def __call__(self, obs):
+        if len(obs) > 1:
+            return policy_outputs(*self._parts, obs)
+        self._single = self._single or SingleForward(*self._parts)
+        return self._single(obs[0])[None]
 
 
 class VectorLanes:
@@ -111,7 +126,7 @@ class VectorLanes:
 
 
 class AcrobotLanes:
-    """Gymnasium's Acrobot, many at once: its own equations of motion, on columns instead of numbers."""
+    """Gymnasium's Acrobot, many at once; a test holds it to the original."""
 
     STEPS = 500
 
@@ -146,8 +161,15 @@ class AcrobotLanes:
         return state + dt / 6.0 * (k1 + 2 * k2 + 2 * k3 + k4)
 
     def _change(self, state):
-        *changes, _ = self._world._dsdt(state)
-        return np.array([*changes, np.zeros(state.shape[1])])
+        """Sutton & Barto's equations of motion, with Gymnasium's masses and lengths put in."""
+        theta1, theta2, speed1, speed2, torque = state
+        sine, cosine = np.sin(theta2), np.cos(theta2)
+        d1, d2 = 3.5 + cosine, 1.25 + 0.5 * cosine
+        phi2 = 4.9 * np.sin(theta1 + theta2)
+        phi1 = phi2 + 14.7 * np.sin(theta1) - (0.5 * speed2 + speed1) * speed2 * sine
+        share = d2 / d1
+        faster2 = (torque + share * phi1 - phi2 - 0.5 * speed1**2 * sine) / (1.25 - d2 * share)
+        return np.array([speed1, speed2, -share * faster2 - phi1 / d1, faster2, np.zeros_like(torque)])
 
     def _observations(self, live):
         theta1, theta2, speed1, speed2 = self._state[:, live]
