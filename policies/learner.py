@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from experience.batch import Batch
 from policies.algorithms import create_algorithm
 from policies.checkpoint import Checkpoint, Delta
-from policies.epochs import Epochs, permutations
+from policies.epochs import permutations
 from policies.input_scale import change_in
 from policies.learner_state import LearnerState
 from policies.lr_scaling import scaled_learning_rate
 from policies.normalizer import RunningStatistics
+from policies.passes import Path, chosen_path, create_passes
 from policies.preparation import Preparation
 from policies.remedies import Remedies
 from policies.report import UpdateReport
@@ -36,6 +37,7 @@ class Learner:
         seed: the run's: of the initial weights, to which ``l2_init`` pulls.
         update_observation_statistics: whether the delta carries the statistics of the observations.
         clock: seconds, for the report.
+        path: the code that trains: "auto" chooses by the networks and the device; "numpy", "torch".
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Learner:
         seed: int = 0,
         update_observation_statistics: bool = True,
         clock: Callable[[], float] = time.perf_counter,
+        path: Path = "auto",
     ) -> None:
         if device not in DEVICES:
             raise ValueError(f'device is {device!r}; accepted: "cpu" or "cuda"')
@@ -55,6 +58,7 @@ class Learner:
         self._updates_statistics = update_observation_statistics
         self._clock = clock
         self._algorithm = create_algorithm(settings)
+        self._path = chosen_path(checkpoint.spec, self._algorithm, device=device, path=path)
         self._state = LearnerState(checkpoint, settings, device=device)
         self._remedies = Remedies(checkpoint.spec, settings, self._state, seed=seed)
         self._preparation = Preparation(checkpoint, self._state, settings, self._algorithm, device=device)
@@ -82,11 +86,13 @@ class Learner:
         kept = kept_episodes(batch, start.trust)
         policy_rate = None if start.trust.factor is None else self._learning_rate(kept) * start.trust.factor
         value_rate = self._settings.learning_rate if self._settings.lr_scaling == "sum" else rate
-        epochs = Epochs(
+        epochs = create_passes(
             self._state,
             self._settings,
             self._algorithm,
             self._remedies,
+            spec=self._base.spec,
+            path=self._path,
             policy_rate=policy_rate,
             value_rate=value_rate if self._algorithm.trains_value else None,
         )

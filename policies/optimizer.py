@@ -26,6 +26,7 @@ class Adam:
         v: decayed mean of squared gradients.
         steps: how many gradients they have seen in all.
         taken: how many of these since it was constructed.
+        beta1, beta2, epsilon: its constants.
     """
 
     def __init__(
@@ -42,22 +43,25 @@ class Adam:
         self.v = v
         self.steps = steps
         self.taken = 0
-        self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def step(self, weights: Tensor, gradient: Tensor, *, learning_rate: float) -> None:
         """Update the moments, then ``weights`` in place."""
+        correction1, correction2 = self.advance()
+        self.m.lerp_(gradient, 1.0 - self.beta1)
+        self.v.mul_(self.beta2).addcmul_(gradient, gradient, value=1.0 - self.beta2)
+        denominator = self.v.sqrt().add_(self.epsilon * correction2)
+        weights.addcdiv_(self.m, denominator, value=-learning_rate * correction2 / correction1)
+
+    def advance(self) -> tuple[float, float]:
+        """Count one more step; its bias corrections (1 - β₁ᵗ, √(1 - β₂ᵗ))."""
         self.steps += 1
         self.taken += 1
-        self.m.lerp_(gradient, 1.0 - self._beta1)
-        self.v.mul_(self._beta2).addcmul_(gradient, gradient, value=1.0 - self._beta2)
-        correction1 = 1.0 - self._beta1**self.steps
-        correction2 = math.sqrt(1.0 - self._beta2**self.steps)
-        denominator = self.v.sqrt().add_(self._epsilon * correction2)
-        weights.addcdiv_(self.m, denominator, value=-learning_rate * correction2 / correction1)
+        return 1.0 - self.beta1**self.steps, math.sqrt(1.0 - self.beta2**self.steps)
 
     def retained(self) -> tuple[float, float]:
         """How much of the first m and v is left in them: (β₁ⁿ, β₂ⁿ)."""
-        return self._beta1**self.taken, self._beta2**self.taken
+        return self.beta1**self.taken, self.beta2**self.taken
 
 
 class SGD:

@@ -26,9 +26,12 @@ class ProximalAverage:
 
     def follow(self, weights: Tensor) -> None:
         """Take in the policy's weights after one of its steps."""
+        self.flat.lerp_(weights, self.advance())
+
+    def advance(self) -> float:
+        """Count one more step of the policy; the share of its weights in the average, 1 / w'."""
         weight = self.decay * self.weight + 1.0
-        kept = self.decay * self.weight / weight
-        self.flat.lerp_(weights, 1.0 / weight)
+        self.retained *= self.decay * self.weight / weight
         self.weight = weight
-        self.retained *= kept
         self.taken += 1
+        return 1.0 / weight

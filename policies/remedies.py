@@ -38,9 +38,13 @@ class Remedies:
         """Add the gradient of λ ‖θ - θ₀‖² to that of one minibatch, when ``l2_init`` is on."""
         if self._settings.l2_init > 0:
             for network in networks:
-                if network not in self._anchors:
-                    self._anchors[network] = _on(network, self._initial)
-                pull_(network, self._anchors[network], strength=self._settings.l2_init)
+                pull_(network, self.anchor(network), strength=self._settings.l2_init)
+
+    def anchor(self, network: Network) -> Tensor:
+        """θ₀ of a network, without its log standard deviations, [W]; only when ``l2_init`` is on."""
+        if network not in self._anchors:
+            self._anchors[network] = _on(network, self._initial)
+        return self._anchors[network]
 
     def perturb(self, networks: Iterable[Network], *, seed: int) -> None:
         """Mix fresh weights into networks that an update has trained, when ``shrink_perturb`` is on.

@@ -1,13 +1,14 @@
 """Algorithms: one module each, found by name. Importing this package loads no torch."""
 
 import importlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from experience.batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from policies.array_rows import ArrayRows, Float32
     from policies.estimates import Estimates, Float64
     from policies.networks import Evaluation
     from policies.rows import Rows
@@ -41,6 +42,16 @@ class Algorithm(Protocol):
 
     def policy_loss(self, rows: "Rows", now: "Evaluation", reference_logp: "Tensor | None") -> "Tensor":
         """Loss of each step [n], without the entropy bonus."""
+
+
+@runtime_checkable
+class SlopedAlgorithm(Algorithm, Protocol):
+    """An algorithm that brings its derivative, so that small networks can be trained without autograd."""
+
+    def policy_slope(
+        self, rows: "ArrayRows", logp: "Float32", reference_logp: "Float32 | None"
+    ) -> "tuple[Float32, Float32]":
+        """Loss of each step and its derivative in log π, [n] each, new arrays; else as ``policy_loss``."""
 
 
 ALGORITHMS = {

@@ -3,12 +3,14 @@
 from torch import Tensor
 
 from experience.batch import Batch
+from policies.array_rows import ArrayRows, Float32
 from policies.baselines import BASELINES
 from policies.estimates import Estimates, Float64, generalized_advantages
 from policies.losses import reinforce_loss
 from policies.networks import Evaluation
 from policies.rows import Rows
 from policies.settings import LearnerSettings
+from policies.slopes import reinforce_slope
 
 
 class Reinforce:
@@ -33,3 +35,10 @@ class Reinforce:
         """Loss of each step [n]."""
         del reference_logp
         return reinforce_loss(now.logp, rows.advantage)
+
+    def policy_slope(
+        self, rows: ArrayRows, logp: Float32, reference_logp: Float32 | None
+    ) -> tuple[Float32, Float32]:
+        """Loss and slope of each step [n]."""
+        del reference_logp
+        return reinforce_slope(logp, rows.advantage)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.epochs import CHUNK_ROWS
+from policies import array_epochs, epochs
 from policies.errors import UpdateDiverged
 from policies.learner import Learner
 from policies.normalizer import RunningStatistics
@@ -325,7 +325,7 @@ def test_reinforce_with_each_baseline(make_checkpoint, make_batch, baseline):
     assert not any(name.startswith("prox") for name in delta.averages)
 
 
-def gradient_step(checkpoint, batch, **changes):
+def gradient_step(checkpoint, batch, *, path="auto", **changes):
     settings = LearnerSettings(
         algorithm="reinforce",
         baseline="ema",
@@ -338,7 +338,7 @@ def gradient_step(checkpoint, batch, **changes):
         max_grad_norm=1e9,
         **changes,
     )
-    return trained(checkpoint, batch, settings=settings)[0].delta().weights
+    return trained(checkpoint, batch, settings=settings, path=path)[0].delta().weights
 
 
 def repeated(batch, times):
@@ -369,11 +369,13 @@ def test_summed_over_steps_by_games_is_the_mean_over_games(make_checkpoint, make
         np.testing.assert_allclose(summed[name], 6 * change, atol=1e-6)  # 6 steps a game
 
 
-def test_large_batches_in_chunks_give_the_same_gradient(make_checkpoint, make_batch, monkeypatch):
+@pytest.mark.parametrize("path", ["numpy", "torch"])
+def test_large_batches_in_chunks_give_the_same_gradient(make_checkpoint, make_batch, monkeypatch, path):
     base, batch = make_checkpoint(), make_batch((900, 700, 300))
-    whole = gradient_step(base, batch, lr_scaling="none")
-    monkeypatch.setitem(CHUNK_ROWS, "cpu", 64)
-    chunked = gradient_step(base, batch, lr_scaling="none")
+    whole = gradient_step(base, batch, path=path, lr_scaling="none")
+    monkeypatch.setitem(epochs.CHUNK_ROWS, "cpu", 64)
+    monkeypatch.setattr(array_epochs, "CHUNK_ROWS", 64)
+    chunked = gradient_step(base, batch, path=path, lr_scaling="none")
     for name, change in whole.items():
         np.testing.assert_allclose(chunked[name], change, atol=2e-6)
 

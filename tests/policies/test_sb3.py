@@ -90,11 +90,12 @@ def fill(model, batch):
     buffer.compute_returns_and_advantage(last_values=last, dones=np.array([False]))
 
 
+@pytest.mark.parametrize("path", ["numpy", "torch"])
 @pytest.mark.parametrize("size", [None, 2])
-def test_one_update_equals_stable_baselines3(make_checkpoint, make_batch, monkeypatch, size):
+def test_one_update_equals_stable_baselines3(make_checkpoint, make_batch, monkeypatch, size, path):
     checkpoint = make_checkpoint(size=size)
     batch = make_batch(LENGTHS, size=size, terminated=np.array([True, True, False]), seed=4)
-    learner = Learner(checkpoint, OURS)
+    learner = Learner(checkpoint, OURS, path=path)
     learner.update(
         make_batch(
             LENGTHS,

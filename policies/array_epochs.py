@@ -1,0 +1,221 @@
+"""ArrayEpochs (numpy): the passes of ``policies.epochs`` with gradients derived by hand.
+
+For small perceptrons on a CPU most of the time of an update goes into the bookkeeping of automatic
+differentiation. Here an optimizer step is about a hundred calls into numpy, on buffers that stay:
+
+    ``array_rows``      shuffled rows; a step of an episode is a column
+    ``perceptrons``     outputs of policy and value, side by side, and the gradient in their weights
+    ``array_actions``   log π, entropy, KL, and the gradient in the policy's outputs
+    ``slopes``          losses and their slopes in log π: what an algorithm brings
+    ``array_networks``  clipping, steps and the proximal policy, on blocks of weights
+
+The numbers are those of ``Epochs`` but for the rounding of float32.
+"""
+
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.algorithms import SlopedAlgorithm
+from policies.array_actions import Actions, Categorical, Gaussian
+from policies.array_networks import ProximalNetwork, TrainedNetworks
+from policies.array_rows import ArrayRows, Float32
+from policies.epochs import ADVANTAGE_EPSILON, check_finite
+from policies.learner_state import LearnerState
+from policies.networks import Network
+from policies.noise_scale import GradientNoise, NoiseProbe
+from policies.perceptrons import Workspace
+from policies.remedies import Remedies
+from policies.rows import Rows
+from policies.settings import LearnerSettings
+from policies.spec import Activation
+
+CHUNK_ROWS = 512
+"""Rows through the networks at once: what two networks of 64 units write for them stays in the cache."""
+
+TRACED = ("policy_loss", "value_loss", "grad_norm", "value_grad_norm", "kl", "entropy_end")
+
+
+class ArrayEpochs:
+    """Trains the networks of ``state`` on ``rows`` on the CPU; see ``Epochs`` for the other arguments.
+
+    Args:
+        state: changed when the run ends.
+        activation: of the perceptrons, which have no layer normalization.
+
+    Attributes:
+        trained: the networks that take steps.
+        noise: of the policy's gradient in the first epoch, when the settings ask for it.
+    """
+
+    def __init__(
+        self,
+        state: LearnerState,
+        settings: LearnerSettings,
+        algorithm: SlopedAlgorithm,
+        remedies: Remedies,
+        *,
+        activation: Activation,
+        policy_rate: float | None,
+        value_rate: float | None,
+    ) -> None:
+        self._settings, self._algorithm = settings, algorithm
+        self._trains_policy, self._trains_value = policy_rate is not None, value_rate is not None
+        self._networks = TrainedNetworks(
+            state, settings, remedies, activation=activation, policy_rate=policy_rate, value_rate=value_rate
+        )
+        self.trained: list[Network] = self._networks.networks
+        self._outputs = state.policy.head()[1].numel()
+        log_std = state.policy.log_std
+        self._start_log_std = None if log_std is None else log_std.detach().numpy().copy()
+        self._proximal: ProximalNetwork | None = None
+        if state.proximal is not None and self._trains_policy:
+            self._proximal = ProximalNetwork(state.proximal, state.policy.layout, activation)
+        self._trace = dict.fromkeys(TRACED, 0.0)
+        self._watches_kl = False
+        self._minibatches = 0
+        self._probe = NoiseProbe() if settings.noise_scale and self._trains_policy else None
+        self.noise: GradientNoise | None = None
+
+    @property
+    def policy_steps(self) -> int:
+        """Optimizer steps of the policy so far."""
+        return self._minibatches if self._trains_policy else 0
+
+    @property
+    def value_steps(self) -> int:
+        """Optimizer steps of the value network so far."""
+        return self._minibatches if self._trains_value else 0
+
+    def run(self, rows: Rows, orders: NDArray[np.int64]) -> dict[str, float]:
+        """Train once through ``orders`` [epochs, n]; return the means of the trace.
+
+        Raises:
+            UpdateDiverged: a loss, a gradient or a weight is not finite; the state is spoiled.
+        """
+        with np.errstate(all="ignore"):  # what is not finite is found at the end
+            in_last = self._epochs(rows, orders)
+            self._networks.finish()
+            if self._proximal is not None:
+                self._proximal.finish()
+            means = {name: total / self._minibatches for name, total in self._trace.items()}
+            means |= {name: self._trace[name] / in_last for name in ("kl", "entropy_end")}
+            check_finite({name.replace("_", " "): number for name, number in means.items()})
+            self._check_weights()
+        return means
+
+    def _epochs(self, rows: Rows, orders: NDArray[np.int64]) -> int:
+        """Take every step; return how many there were in the last epoch."""
+        policy_alone = self._trains_policy and self._proximal is None
+        source = ArrayRows.of(rows, with_parameters=policy_alone)
+        shuffled = source.empty()
+        minibatches = [(part, part.chunks(CHUNK_ROWS)) for part in self._parts(shuffled)]
+        for epoch, order in enumerate(orders):
+            last = epoch == len(orders) - 1
+            self._watches_kl = self._trains_policy and (self._settings.target_kl > 0 or last)
+            self._trace["kl"] = self._trace["entropy_end"] = 0.0
+            source.shuffle_into(shuffled, order)
+            for part, chunks in minibatches:
+                self._minibatch(part, chunks)
+            if self._probe is not None:
+                self.noise, self._probe = self._probe.estimate(len(rows)), None
+            if self._watches_kl and self._trace["kl"] / len(minibatches) > self._settings.target_kl > 0:
+                break
+        return len(minibatches)
+
+    def _parts(self, rows: ArrayRows) -> list[ArrayRows]:
+        """Cut an epoch into its minibatches; empty ones are left out."""
+        parts = self._settings.minibatches
+        cuts = [len(rows) * i // parts for i in range(parts + 1)]
+        return [rows.part(start, stop) for start, stop in itertools.pairwise(cuts) if stop > start]
+
+    def _minibatch(self, rows: ArrayRows, chunks: list[ArrayRows]) -> None:
+        if self._settings.advantage_normalization == "minibatch":
+            normalize_unbiased_(rows.advantage)
+        networks = self._networks
+        for i, chunk in enumerate(chunks):
+            work, log_std_gradient = networks.forward(chunk.inputs), None
+            if self._trains_policy:
+                log_std_gradient = self._policy(chunk, work, len(rows))
+            if self._trains_value:
+                self._value(chunk, work, len(rows))
+            networks.backward(chunk.inputs, work, log_std_gradient, accumulate=i > 0)
+        self._step()
+        self._minibatches += 1
+
+    def _policy(self, rows: ArrayRows, work: Workspace, n: int) -> Float32 | None:
+        """Gradient of the policy's loss over a chunk of a minibatch of n rows, in the outputs.
+
+        Returns:
+            That in the log standard deviations [A], if there are any.
+        """
+        now = self._actions(work.outputs[0], self._networks.log_std, rows)
+        reference_logp = self._compare(now, rows, n)
+        loss, slope = self._algorithm.policy_slope(rows, now.logp, reference_logp)
+        bonus = self._settings.entropy_bonus
+        loss -= bonus * now.entropy()
+        scale = 1.0 if self._settings.lr_scaling == "sum" else 1.0 / n
+        weight = scale if rows.weight is None else scale * rows.weight
+        self._trace["policy_loss"] += float((loss * weight).sum())
+        slope *= weight
+        return now.gradient(slope, bonus * weight, work.delta[0, : self._outputs])
+
+    def _value(self, rows: ArrayRows, work: Workspace, n: int) -> None:
+        """Gradient of c (h - target)² over a chunk, in the outputs: 2 c (h - target) / n."""
+        coefficient = self._settings.value_coefficient / n
+        error = work.outputs[-1, 0] - rows.target
+        self._trace["value_loss"] += coefficient * float(error @ error)
+        np.multiply(error, 2.0 * coefficient, out=work.delta[-1, 0])
+
+    def _compare(self, now: Actions, rows: ArrayRows, n: int) -> Float32 | None:
+        """Trace KL(reference ‖ now) where it is watched; return log π of the reference if it is needed."""
+        needed = self._algorithm.needs_reference
+        if not (needed or self._watches_kl):
+            return None
+        reference = self._reference(rows)
+        if self._watches_kl:
+            self._trace["kl"] += float(reference.divergence(now).sum()) / n
+            self._trace["entropy_end"] += float(now.entropy().mean()) * (len(rows) / n)
+        return reference.logp if needed else None
+
+    def _reference(self, rows: ArrayRows) -> Actions:
+        """Return the proximal policy: the moving average as it is now, or the policy at the start."""
+        if self._proximal is not None:
+            return self._actions(self._proximal.outputs(rows.inputs), self._proximal.log_std, rows)
+        assert rows.start_parameters is not None
+        if self._start_log_std is None:
+            return Categorical(rows.start_parameters, rows.start_logp, rows.action)
+        return Gaussian(rows.start_parameters, self._start_log_std, rows.action, logp_n=rows.start_logp)
+
+    def _actions(self, outputs_kn: Float32, log_std: Float32 | None, rows: ArrayRows) -> Actions:
+        outputs = outputs_kn[: self._outputs]
+        return Categorical.of(outputs, rows) if log_std is None else Gaussian(outputs, log_std, rows.action)
+
+    def _step(self) -> None:
+        networks = self._networks
+        if self._probe is not None:
+            self._probe.add(networks.policy_gradient)
+        networks.pull()
+        norms = networks.clip()
+        if self._trains_policy:
+            self._trace["grad_norm"] += norms[0]
+        if self._trains_value or self._settings.joint_clip:
+            self._trace["value_grad_norm"] += norms[-1]
+        networks.step()
+        if self._proximal is not None:
+            self._proximal.follow(networks.weights[0])
+
+    def _check_weights(self) -> None:
+        names = ["policy weights"] * self._trains_policy + ["value weights"] * self._trains_value
+        sums = self._networks.weights.sum(axis=1).tolist()
+        check_finite(dict(zip(names, sums, strict=True)))
+
+
+def normalize_unbiased_(advantage_n: Float32) -> None:
+    """(A - mean) / (std + 1e-8) with the unbiased deviation, in place; a single one as it is."""
+    n = len(advantage_n)
+    if n > 1:
+        advantage_n -= np.add.reduce(advantage_n) / n
+        advantage_n /= math.sqrt(float(advantage_n @ advantage_n) / (n - 1)) + ADVANTAGE_EPSILON
