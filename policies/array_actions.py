@@ -85,10 +85,13 @@ class Categorical:
 
     def gradient(self, slope_n: Float32, bonus_n: Float32 | float, out_kn: Float32) -> None:
         """See ``Actions``."""
-        np.add(self._log_probs, self.entropy(), out=out_kn)
-        out_kn *= bonus_n
-        out_kn -= slope_n
-        out_kn *= self._probabilities()
+        if isinstance(bonus_n, float) and bonus_n == 0.0:
+            np.multiply(self._probabilities(), -slope_n, out=out_kn)
+        else:
+            np.add(self._log_probs, self.entropy(), out=out_kn)
+            out_kn *= bonus_n
+            out_kn -= slope_n
+            out_kn *= self._probabilities()
         out_kn += slope_n * self._taken
 
     def _probabilities(self) -> Float32:

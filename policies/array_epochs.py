@@ -155,7 +155,8 @@ class ArrayEpochs:
         reference_logp = self._compare(now, rows, n)
         loss, slope = self._algorithm.policy_slope(rows, now.logp, reference_logp)
         bonus = self._settings.entropy_bonus
-        loss -= bonus * now.entropy()
+        if bonus > 0:
+            loss -= bonus * now.entropy()
         scale = 1.0 if self._settings.lr_scaling == "sum" else 1.0 / n
         weight = scale if rows.weight is None else scale * rows.weight
         self._trace["policy_loss"] += float((loss * weight).sum())

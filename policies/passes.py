@@ -1,6 +1,6 @@
 """Passes: which code trains the networks, numpy or torch; both end at the same numbers but for rounding."""
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,11 +90,11 @@ def create_passes(
         policy_rate: the policy's learning rate; None: no policy steps.
         value_rate: the value network's; None: no value steps.
     """
-    if path == "numpy" and isinstance(algorithm, SlopedAlgorithm):
+    if path == "numpy":
         return ArrayEpochs(
             state,
             settings,
-            algorithm,
+            cast(SlopedAlgorithm, algorithm),  # as ``chosen_path`` found
             remedies,
             activation=spec.activation,
             policy_rate=policy_rate,

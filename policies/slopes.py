@@ -38,14 +38,16 @@ def clipped_slope(
     _check(logp_n, reference_logp_n, advantage_n)
     log_ratio = logp_n - reference_logp_n
     bounded = np.minimum(log_ratio, LOG_RATIO_MAX)
-    ratio = np.exp(bounded)
-    clipped = np.minimum(np.maximum(ratio, 1.0 - clip_range), 1.0 + clip_range)
-    clipped *= advantage_n
-    ratio *= advantage_n
-    loss = np.negative(np.minimum(ratio, clipped))
-    moves = ratio <= clipped
+    free = np.exp(bounded)
+    clipped = np.minimum(np.maximum(free, 1.0 - clip_range), 1.0 + clip_range)
+    cost = np.negative(advantage_n)
+    free *= cost
+    clipped *= cost
+    loss = np.maximum(free, clipped)
+    moves = free >= clipped
     moves &= log_ratio == bounded
-    return loss, np.negative(np.multiply(ratio, moves, out=ratio), out=ratio)
+    free *= moves
+    return loss, free
 
 
 def decoupled_slope(

@@ -7,12 +7,15 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import drift
 import staleness
 import staleness_cells
+import update
+import update_contenders
 from staleness_cells import Cell, Curve, Result
 from staleness_play import AcrobotLanes, Player
 
@@ -135,3 +138,51 @@ def test_drift_runs():
     assert means.shape == (2, 2)
     assert (means > 5).all()
     assert "| l2_init |" in drift.table({"l2_init": [(means, left)]})
+
+
+@pytest.mark.parametrize("path", ["numpy", "torch"])
+def test_the_updates_compared_are_the_same(path):
+    assert update_contenders.furthest(update_contenders.batch_of(8, 16), 2, path=path) < 1e-6
+
+
+def test_each_contender_of_the_update_benchmark_learns():
+    batch = update_contenders.batch_of(2, 5)
+    learner, run = update_contenders.ours(batch, update.TEXTBOOK)
+    model, train = update_contenders.sb3(batch, 1)
+    loops = [update_contenders.Reinforce(batch) for _ in range(2)]
+    before = loops[0].net[0].weight.detach().clone()
+    for call in (run, train, loops[0].batched, loops[1].step_by_step):
+        call()
+    ours, (batched, looped) = learner.weights()["policy.0.weight"], (loop.net[0].weight for loop in loops)
+    assert not torch.equal(batched, before)
+    torch.testing.assert_close(batched, looped, rtol=0, atol=1e-6)
+    start = update_contenders.checkpoint().weights["policy.0.weight"]
+    assert not np.array_equal(ours, start)
+    assert not np.array_equal(model.policy.state_dict()["mlp_extractor.policy_net.0.weight"].numpy(), start)
+
+
+def test_the_floor_is_every_product_of_a_minibatch(monkeypatch):
+    products = update_contenders.products(1024, heads=(2, 1))
+    made = []
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: made.append(a.shape[0] * a.shape[1] * b.shape[1]))
+    products(3)
+    forward = 15 * 64 + 64 * 64
+    backward = 2 * forward - 15 * 64  # nobody asks for the gradient in the observations
+    assert sum(made) == 3 * 1024 * (2 * (forward + backward) + 3 * (2 + 1) * 64)
+
+
+def test_the_update_benchmark_runs():
+    results = [(case, update.measure(case, 1)) for case in update.cases(steps=64, episodes=3)]
+    for case, rates in results:
+        assert rates.keys() == case.contenders.keys()
+        assert {len(each) for each in rates.values()} == {1}
+        assert case.goals.keys() <= rates.keys()
+    assert update.table(results).count("\n") == 2 + sum(len(rates) for _, rates in results)
+
+
+def test_a_ratio_is_within_a_round():
+    case = update.Case(name="c", contenders={}, goals={"sb3": 7.0, "floor": 0.5})
+    rates = {update.OURS: [70.0, 7.0, 14.0], "sb3": [10.0, 1.0, 1.0], "floor": [100.0, 100.0, 100.0]}
+    assert update.line(case, "sb3", rates).endswith("| 7.00 | reached: 7 |")
+    assert update.line(case, "floor", rates).endswith("| 0.14 | missed: 0.5 |")
+    assert update.line(case, update.OURS, rates).endswith("|  |  |")
