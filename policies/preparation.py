@@ -86,7 +86,7 @@ class Preparation:
     def prepare(self, batch: Batch) -> Start:
         """Fix ratios under the policy as it is, then values and advantages."""
         check_batch(batch, self._base)
-        if self.statistics.count == 0:
+        if self._base.spec.normalize and self.statistics.count == 0:
             # Nobody has acted with statistics yet: train under those that the next version will act with.
             self.statistics = RunningStatistics.of(batch.obs.reshape(batch.n_steps, -1))
         inputs = self._inputs(batch)
