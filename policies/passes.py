@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.algorithms import Algorithm, SlopedAlgorithm
-from policies.array_epochs import ArrayEpochs
+from policies.arrays.epochs import ArrayEpochs
 from policies.epochs import Epochs
 from policies.learner_state import LearnerState
 from policies.networks import Network

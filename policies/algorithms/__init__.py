@@ -8,7 +8,7 @@ from experience.batch import Batch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policies.array_rows import ArrayRows, Float32
+    from policies.arrays.rows import ArrayRows, Float32
     from policies.estimates import Estimates, Float64
     from policies.networks import Evaluation
     from policies.rows import Rows

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from experience.batch import Batch
-from policies.array_rows import ArrayRows, Float32
+from policies.arrays.rows import ArrayRows, Float32
+from policies.arrays.slopes import awr_slope, clipped_slope, decoupled_slope
 from policies.estimates import Estimates, Float64, generalized_advantages
 from policies.losses import awr_loss, clipped_loss, decoupled_loss
 from policies.networks import Evaluation
 from policies.rows import Rows
 from policies.settings import LearnerSettings
-from policies.slopes import awr_slope, clipped_slope, decoupled_slope
 
 
 class PPO:

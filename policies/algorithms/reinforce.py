@@ -3,14 +3,14 @@
 from torch import Tensor
 
 from experience.batch import Batch
-from policies.array_rows import ArrayRows, Float32
+from policies.arrays.rows import ArrayRows, Float32
+from policies.arrays.slopes import reinforce_slope
 from policies.baselines import BASELINES
 from policies.estimates import Estimates, Float64, generalized_advantages
 from policies.losses import reinforce_loss
 from policies.networks import Evaluation
 from policies.rows import Rows
 from policies.settings import LearnerSettings
-from policies.slopes import reinforce_slope
 
 
 class Reinforce:

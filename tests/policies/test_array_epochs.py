@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from policies import array_epochs
 from policies.algorithms import ALGORITHMS, create_algorithm
-from policies.array_epochs import ArrayEpochs
+from policies.arrays import epochs as array_epochs
+from policies.arrays.epochs import ArrayEpochs
 from policies.epochs import Epochs
 from policies.errors import UpdateDiverged
 from policies.initial import initial_checkpoint

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from policies import losses, slopes
-from policies.array_actions import Categorical, Gaussian
-from policies.array_rows import ArrayRows
+from policies.arrays.actions import Categorical, Gaussian
+from policies.arrays.perceptrons import Block, Perceptrons
+from policies.arrays.rows import ArrayRows
 from policies.initial import initial_checkpoint
 from policies.networks import activation_of, divergence, evaluate, network_layout, perceptron
-from policies.perceptrons import Block, Perceptrons
 from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 
 N = 40

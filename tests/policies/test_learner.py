@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from policies import array_epochs, epochs
+from policies import epochs
+from policies.arrays import epochs as array_epochs
 from policies.errors import UpdateDiverged
 from policies.learner import Learner
 from policies.normalizer import RunningStatistics

@@ -1,4 +1,4 @@
-"""ArrayRows (numpy): the steps of a batch as the columns that ``policies.array_epochs`` works on."""
+"""ArrayRows (numpy): the steps of a batch as the columns that ``policies.arrays.epochs`` works on."""
 
 import itertools
 from dataclasses import dataclass

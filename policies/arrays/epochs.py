@@ -1,16 +1,4 @@
-"""ArrayEpochs (numpy): the passes of ``policies.epochs`` with gradients derived by hand.
-
-For small perceptrons on a CPU most of the time of an update goes into the bookkeeping of automatic
-differentiation. Here an optimizer step is about a hundred calls into numpy, on buffers that stay:
-
-    ``array_rows``      shuffled rows; a step of an episode is a column
-    ``perceptrons``     outputs of policy and value, side by side, and the gradient in their weights
-    ``array_actions``   log π, entropy, KL, and the gradient in the policy's outputs
-    ``slopes``          losses and their slopes in log π: what an algorithm brings
-    ``array_networks``  clipping, steps and the proximal policy, on blocks of weights
-
-The numbers are those of ``Epochs`` but for the rounding of float32.
-"""
+"""ArrayEpochs (numpy): the passes of ``policies.epochs``; the package says how its parts fit."""
 
 import itertools
 import math
@@ -19,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.algorithms import SlopedAlgorithm
-from policies.array_actions import Actions, Categorical, Gaussian
-from policies.array_networks import ProximalNetwork, TrainedNetworks
-from policies.array_rows import ArrayRows, Float32
+from policies.arrays.actions import Actions, Categorical, Gaussian
+from policies.arrays.networks import ProximalNetwork, TrainedNetworks
+from policies.arrays.perceptrons import Workspace
+from policies.arrays.rows import ArrayRows, Float32
 from policies.epochs import ADVANTAGE_EPSILON, check_finite
 from policies.learner_state import LearnerState
 from policies.networks import Network
 from policies.noise_scale import GradientNoise, NoiseProbe
-from policies.perceptrons import Workspace
 from policies.remedies import Remedies
 from policies.rows import Rows
 from policies.settings import LearnerSettings

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.arrays.perceptrons import Block
 from policies.optimizer import NORM_EPSILON, SGD, Adam
-from policies.perceptrons import Block
 
 Float32 = NDArray[np.float32]
 

@@ -1,6 +1,6 @@
 """Action distributions over the columns of a chunk (numpy), with hand-derived gradients in their outputs.
 
-Outputs are [k, n] here, a column for each step, as ``policies.perceptrons`` gives them. For a loss
+Outputs are [k, n] here, a column for each step, as ``policies.arrays.perceptrons`` gives them. For a loss
 L = Σ_n (l_n(log π_n) - b_n H_n) with slopes s_n = d l_n / d log π_n the gradients are
 
     categorical, logits z:  ∂L/∂z_in = s_n (1[i = a_n] - p_in) + b_n p_in (log p_in + H_n)
@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.array_rows import ArrayRows
+from policies.arrays.rows import ArrayRows
 from policies.networks import DISALLOWED_LOGIT, LOG_2_PI
 
 Float32 = NDArray[np.float32]

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from torch import Tensor, from_numpy
 
-from policies.array_rows import Float32
-from policies.array_steps import block_optimizer, clip_to_norm, norms_of
+from policies.arrays.perceptrons import Block, Perceptrons, Workspace, tail_of
+from policies.arrays.rows import Float32
+from policies.arrays.steps import block_optimizer, clip_to_norm, norms_of
 from policies.learner_state import LearnerState
 from policies.networks import Layout, Network
-from policies.perceptrons import Block, Perceptrons, Workspace, tail_of
 from policies.proximal import ProximalAverage
 from policies.remedies import Remedies
 from policies.settings import LearnerSettings
