@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from policies import losses, slopes
+from policies import losses
+from policies.arrays import slopes
 from policies.arrays.actions import Categorical, Gaussian
 from policies.arrays.perceptrons import Block, Perceptrons
 from policies.arrays.rows import ArrayRows
