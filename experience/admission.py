@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from experience.collate import widen
 from experience.episode import Episode
 from experience.errors import Problem, reject
+from experience.magnitude import norm
 
 MAX_AHEAD_S = 300.0
 """How far ``ended_at`` may lie ahead: clocks of two machines rarely differ by more."""
@@ -115,7 +116,7 @@ def _complete(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
 def _in_range(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
     for name in ("obs", "reward", "action", "logp"):
         array = getattr(episode, name)
-        if array is None or array.dtype.kind != "f":
+        if array is None or array.dtype.kind != "f" or norm(array) <= MAX_MAGNITUDE / 2:
             continue
         for extreme in (array.max(), array.min()):
             if abs(extreme) > MAX_MAGNITUDE:

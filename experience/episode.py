@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experience.errors import reject
+from experience.magnitude import is_finite
 
 SCHEMA_VERSION = 1
 
@@ -133,6 +135,7 @@ class Episode:
         return digest.hexdigest()
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_ID_CHARACTERS = 256
 MAX_ACTION = 2**31 - 1
 """Largest discrete action: far above any action space, and exact in every number format that we store."""
@@ -145,7 +148,7 @@ def _check_identity(episode: Episode) -> None:
             raise reject("bad_value", name, text, f"printable text of at most {MAX_ID_CHARACTERS} characters")
     for name in ("env_id", "policy_digest", "info_json", "tags"):
         text = "".join(getattr(episode, name) or "")
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if not text.isascii() and _SURROGATE.search(text):
             raise reject("bad_value", name, ascii(text), "Unicode text, without lone surrogates")
     if not episode.episode_id:
         raise reject("bad_value", "episode_id", "''", "text that is not empty")
@@ -180,18 +183,16 @@ def _rows_fit(episode: Episode, steps: int) -> bool:
 def _check_values(episode: Episode) -> None:
     for name in ("obs", "action", "reward", "logp"):
         array = getattr(episode, name)
-        if array is None or array.dtype.kind != "f":
-            continue
-        finite = np.isfinite(array)
-        if not finite.all():
-            bad = ~finite
+        if array is not None and array.dtype.kind == "f" and not is_finite(array):
+            bad = ~np.isfinite(array)
             where = int(np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))[0])
             value = array.reshape(len(array), -1)[where][bad.reshape(len(array), -1)[where]][0]
             raise reject("not_finite", f"{name}[{where}]", str(value), "finite numbers")
-    if episode.action.dtype.kind == "i" and episode.action.size:
+    if episode.action.dtype.kind != "i":
+        return
+    if episode.action.size:
         for extreme in (int(episode.action.min()), int(episode.action.max())):
             if not 0 <= extreme <= MAX_ACTION:
                 raise reject("bad_value", "action", extreme, f"integers 0 … {MAX_ACTION}")
-    discrete_logp = episode.logp if episode.action.dtype.kind == "i" else None
-    if discrete_logp is not None and (discrete_logp > 1e-6).any():  # noqa: PLR2004 - rounding in float32
-        raise reject("bad_value", "logp", float(discrete_logp.max()), "log-probabilities <= 0")
+    if episode.logp is not None and (highest := float(episode.logp.max())) > 1e-6:  # noqa: PLR2004 - rounding in float32
+        raise reject("bad_value", "logp", highest, "log-probabilities <= 0")

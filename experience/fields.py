@@ -59,6 +59,8 @@ CANONICAL: Mapping[str, str] = {
 }
 """Every accepted name -> its canonical one."""
 
+_CANONICAL_NAMES = frozenset(CANONICAL.values())
+
 ACCEPTED_OUTCOMES = (
     "terminated (the environment ended the episode) true or false, and truncated (it was cut) true or false; "
     "dones alone counts as terminated; terminated may be left out only where truncated is true"
@@ -99,6 +101,8 @@ def resolve_names(names: Iterable[str]) -> dict[str, str]:
 
 def rename(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` under canonical names."""
+    if values.keys() <= _CANONICAL_NAMES:
+        return dict(values)
     return {canonical: values[name] for name, canonical in resolve_names(values).items()}
 
 
@@ -167,10 +171,10 @@ def to_flag(name: str, value: Any) -> bool:
 
 
 def _to_text(name: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
     if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS and value.isprintable():
         return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     raise reject("bad_value", name, value, f"printable text of at most {MAX_ID_CHARACTERS} characters")
 
 

@@ -1,5 +1,6 @@
 """From the bytes of an inbound file to episodes. Each format is one module and one line in ``_READERS``."""
 
+import functools
 import importlib
 import os.path
 from collections.abc import Mapping
@@ -53,5 +54,10 @@ def _reader(name: str) -> Reader:
     if extension not in _READERS:
         accepted = f"a name that ends with {' or '.join(_READERS)}"
         raise reject("unknown_format", "file name", ascii(name), accepted)
+    return _imported(extension)
+
+
+@functools.cache
+def _imported(extension: str) -> Reader:
     reader: Reader = importlib.import_module(_READERS[extension]).read
     return reader

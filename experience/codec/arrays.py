@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experience.errors import reject
+from experience.magnitude import is_finite
 
 Array = NDArray[Any]
 
@@ -167,9 +168,8 @@ def _to_int64(field: str, array: Array) -> Array:
 
 def _to_float32(field: str, array: Array) -> Array:
     result = _native(array, np.float32)
-    finite = np.isfinite(result)
-    if not finite.all():
-        bad = ~finite
+    if not is_finite(result):
+        bad = ~np.isfinite(result)
         step = int(np.argwhere(bad)[0][0])
         raise reject("not_finite", f"{field}[{step}]", str(array[bad][0]), "finite numbers that fit float32")
     return result

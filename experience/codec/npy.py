@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import struct
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,19 @@ _LENGTHS = {
     b"\x03\x00": struct.Struct("<I"),
 }
 
+_USUAL_BYTES = 128
+"""numpy.save fills magic, length and header up to a multiple of 64 bytes; those of numbers take two."""
+
+
+class _Layout(NamedTuple):
+    """What stands before the numbers."""
+
+    start: int
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+    shape: tuple[int, ...]
+    n_bytes: int
+
 
 def read_array(content: Buffer, field: str) -> NDArray[Any]:
     """Return a read-only view of ``content``; ``field`` names it in errors.
@@ -32,46 +45,60 @@ def read_array(content: Buffer, field: str) -> NDArray[Any]:
     Raises:
         InputError: ``pickled`` for object arrays, ``bad_dtype``, ``bad_shape`` or ``malformed``.
     """
-    head = bytes(content[:12])
+    head = bytes(content[:_USUAL_BYTES])
+    layout = _layout(head, field) or _layout(bytes(content[: _header_end(head, field)]), field)
+    if layout is None:
+        n_header = _header_end(head, field) - (10 if head[6] == 1 else 12)
+        raise _malformed(field, f"a header of {n_header} bytes")
+    start, dtype, order, shape, n_bytes = layout
+    if n_bytes != len(content) - start:
+        raise _malformed(field, f"{len(content) - start} bytes for shape {list(shape)} of {dtype.str}")
+    if not n_bytes:
+        return _empty(dtype, shape, field)
+    try:
+        array: NDArray[Any] = np.ndarray(shape, dtype, content, start, order=order)
+    except ValueError as error:
+        raise _bad_shape(field, shape, error) from error
+    return array
+
+
+@functools.lru_cache(maxsize=1024)  # a client's files differ in little but T
+def _layout(head: bytes, field: str) -> _Layout | None:
+    """Read the header at the beginning of ``head``; None where it is longer than that."""
+    end = _header_end(head, field)
+    if end > len(head):
+        return None
+    dtype, fortran, shape = _header(head[8 + _LENGTHS[head[6:8]].size : end], field)
+    return _Layout(end, dtype, "F" if fortran else "C", shape, math.prod(shape) * dtype.itemsize)
+
+
+def _header_end(head: bytes, field: str) -> int:
     length = _LENGTHS.get(head[6:8])
     if head[:6] != _MAGIC or length is None or len(head) < 12:  # noqa: PLR2004 - the longest prefix
         raise _malformed(field, f"{head[:8]!r} as its first bytes")
     n_header = length.unpack_from(head, 8)[0]
-    start = 8 + length.size + n_header
-    if n_header > _MAX_HEADER_BYTES or start > len(content):
+    if n_header > _MAX_HEADER_BYTES:
         raise _malformed(field, f"a header of {n_header} bytes")
-    dtype, fortran, shape = _header(bytes(content[8 + length.size : start]), field)
-    return _view(content, start, dtype, shape, field, fortran=fortran)
+    return int(8 + length.size + n_header)
 
 
-def _malformed(field: str, value: str) -> InputError:
-    return reject("malformed", field, value, "an array as numpy.save writes it")
-
-
-def _view(
-    content: Buffer, start: int, dtype: np.dtype[Any], shape: tuple[int, ...], field: str, *, fortran: bool
-) -> NDArray[Any]:
+def _empty(dtype: np.dtype[Any], shape: tuple[int, ...], field: str) -> NDArray[Any]:
     if dtype.itemsize == 0:  # empty text; a shape would multiply nothing
         if shape:
             raise reject("bad_dtype", field, f"dtype {dtype.str}", "numbers")
         return np.zeros((), dtype)
-    expected = math.prod(shape) * dtype.itemsize
-    if expected != len(content) - start:
-        raise _malformed(field, f"{len(content) - start} bytes for shape {list(shape)} of {dtype.str}")
     try:
-        flat = np.frombuffer(content, dtype, offset=start) if expected else np.zeros(0, dtype)
-        return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+        return np.zeros(0, dtype).reshape(shape)
     except ValueError as error:
-        raise reject("bad_shape", field, f"shape {list(shape)}: {error}", "a shape that fits") from error
+        raise _bad_shape(field, shape, error) from error
 
 
-@functools.lru_cache(maxsize=1024)  # a client's files differ in little but T
-def _parse_usual(header: bytes) -> tuple[str, bool, tuple[int, ...]] | None:
-    match = _USUAL_HEADER.fullmatch(header)
-    if match is None:
-        return None
-    sizes = [size for size in match[3].replace(b" ", b"").split(b",") if size]
-    return match[1].decode(), match[2] == b"True", tuple(map(int, sizes))
+def _bad_shape(field: str, shape: tuple[int, ...], error: ValueError) -> InputError:
+    return reject("bad_shape", field, f"shape {list(shape)}: {error}", "a shape that fits")
+
+
+def _malformed(field: str, value: str) -> InputError:
+    return reject("malformed", field, value, "an array as numpy.save writes it")
 
 
 def _header(header: bytes, field: str) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
@@ -86,6 +113,14 @@ def _header(header: bytes, field: str) -> tuple[np.dtype[Any], bool, tuple[int, 
     if dtype.hasobject or dtype.fields or dtype.subdtype or unportable:
         raise reject("bad_dtype", field, f"dtype {descr!r}", "numbers, such as <f4 or <i8")
     return dtype, fortran, shape
+
+
+def _parse_usual(header: bytes) -> tuple[str, bool, tuple[int, ...]] | None:
+    match = _USUAL_HEADER.fullmatch(header)
+    if match is None:
+        return None
+    sizes = [size for size in match[3].replace(b" ", b"").split(b",") if size]
+    return match[1].decode(), match[2] == b"True", tuple(map(int, sizes))
 
 
 def _parse_unusual(header: bytes, field: str) -> tuple[str, bool, tuple[int, ...]]:

@@ -5,10 +5,9 @@ Only what npz writers produce is accepted: one disk, stored or deflated members,
 directory (never needed below 4 GiB). The central directory is the truth; local headers must agree with it.
 """
 
+import functools
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from experience.codec.contract import Limits
 from experience.errors import InputError, reject
@@ -16,8 +15,10 @@ from experience.errors import InputError, reject
 Buffer = bytes | bytearray | memoryview
 
 _END = struct.Struct("<4s4H2LH")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s4xHH4xLLLHHH8xL")
+"""Signature, flags, method, CRC-32, packed and unpacked size, lengths of name, extra, comment; offset."""
+_LOCAL = struct.Struct("<4s2xHH4xL8xHH")
+"""Signature, flags, method, CRC-32, lengths of name and extra."""
 _END_SIGNATURE, _CENTRAL_SIGNATURE, _LOCAL_SIGNATURE = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
 _MAX_COMMENT_BYTES = 65_535
 _ZIP64 = 0xFFFFFFFF
@@ -26,17 +27,8 @@ _STORED, _DEFLATED = 0, 8
 _SLICE_BYTES = 2**16
 _ACCEPTED = "a zip file as numpy.savez writes it"
 
-
-class _Entry(NamedTuple):
-    """One row of the central directory."""
-
-    name: bytes
-    flags: int
-    method: int
-    crc: int
-    packed_bytes: int
-    n_bytes: int
-    offset: int
+_Entry = tuple[bytes, int, int, int, int, int, int]
+"""One row of the central directory: name, flags, method, CRC-32, packed bytes, unpacked bytes, offset."""
 
 
 def read_members(data: bytes, limits: Limits) -> dict[str, Buffer]:
@@ -46,11 +38,11 @@ def read_members(data: bytes, limits: Limits) -> dict[str, Buffer]:
         InputError: ``truncated`` when the end of the directory is missing, ``too_large`` above a limit,
             else ``malformed``.
     """
-    entries = list(_directory(data, limits))
+    entries = _directory(data, limits)
     _check_sizes(entries, len(data), limits)
     members: dict[str, Buffer] = {}
     for entry in entries:
-        name = _checked_name(entry.name)
+        name = _checked_name(entry[0])
         if name in members:
             raise _malformed(name, "two members of this name")
         members[name] = _content(data, entry, name)
@@ -61,7 +53,7 @@ def _malformed(field: str, value: str) -> InputError:
     return reject("malformed", field, value, _ACCEPTED)
 
 
-def _directory(data: bytes, limits: Limits) -> Iterator[_Entry]:
+def _directory(data: bytes, limits: Limits) -> list[_Entry]:
     if data[:4] not in (_LOCAL_SIGNATURE[: len(data)], _END_SIGNATURE[: len(data)]):
         raise _malformed("first bytes", f"{data[:4]!r}")
     end = _find_end(data)
@@ -70,13 +62,15 @@ def _directory(data: bytes, limits: Limits) -> Iterator[_Entry]:
         raise _malformed("zip directory", f"{count} members in {size} bytes at {offset}, ends at {end}")
     if count > limits.max_members:
         raise reject("too_large", "zip directory", f"{count} members", f"at most {limits.max_members}")
+    entries = []
     for _ in range(count):
         if offset + _CENTRAL.size > end:
             raise _malformed("zip directory", f"ends at {end}, within a member")
         entry, offset = _central_entry(data, offset)
-        yield entry
+        entries.append(entry)
     if offset != end:
         raise _malformed("zip directory", f"{count} members end at {offset}, the directory at {end}")
+    return entries
 
 
 def _find_end(data: bytes) -> int:
@@ -92,16 +86,16 @@ def _find_end(data: bytes) -> int:
 
 def _central_entry(data: bytes, at: int) -> tuple[_Entry, int]:
     row = _CENTRAL.unpack_from(data, at)
-    signature, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, _, _, _, offset = row
+    signature, flags, method, crc, packed, size, n_name, n_extra, n_comment, offset = row
     if signature != _CENTRAL_SIGNATURE:
         raise _malformed("zip directory", f"{signature!r} at {at}")
     start = at + _CENTRAL.size
-    name = data[start : start + n_name]
-    return _Entry(name, flags, method, crc, packed, size, offset), start + n_name + n_extra + n_comment
+    end = start + n_name
+    return (data[start:end], flags, method, crc, packed, size, offset), end + n_extra + n_comment
 
 
 def _check_sizes(entries: list[_Entry], file_bytes: int, limits: Limits) -> None:
-    total = sum(entry.n_bytes for entry in entries)
+    total = sum([n_bytes for _, _, _, _, _, n_bytes, _ in entries])
     if total > limits.max_decoded_bytes:
         raise reject(
             "too_large", "decoded size", f"{total} bytes", f"at most {limits.max_decoded_bytes} bytes"
@@ -111,6 +105,7 @@ def _check_sizes(entries: list[_Entry], file_bytes: int, limits: Limits) -> None
         raise reject("too_large", "compression ratio", found, f"at most {limits.max_ratio}")
 
 
+@functools.lru_cache(maxsize=64)  # members have the same few names in every file
 def _checked_name(raw: bytes) -> str:
     try:
         name = raw.decode()
@@ -122,41 +117,41 @@ def _checked_name(raw: bytes) -> str:
 
 
 def _content(data: bytes, entry: _Entry, name: str) -> Buffer:
+    _, flags, method, crc, packed_bytes, n_bytes, _ = entry
     start = _data_start(data, entry, name)
-    if start + entry.packed_bytes > len(data):
-        raise _malformed(name, f"{entry.packed_bytes} bytes at {start}, beyond the file's {len(data)}")
-    packed = memoryview(data)[start : start + entry.packed_bytes]
-    content = _unpack(packed, entry, name)
-    if len(content) != entry.n_bytes:
-        raise _malformed(name, f"{len(content)} bytes, {entry.n_bytes} announced")
-    if zlib.crc32(content) != entry.crc:
+    if start + packed_bytes > len(data):
+        raise _malformed(name, f"{packed_bytes} bytes at {start}, beyond the file's {len(data)}")
+    packed = memoryview(data)[start : start + packed_bytes]
+    if flags & _ENCRYPTED:
+        raise _malformed(name, "encrypted")
+    content = packed if method == _STORED else _unpack(packed, method, n_bytes, name)
+    if len(content) != n_bytes:
+        raise _malformed(name, f"{len(content)} bytes, {n_bytes} announced")
+    if zlib.crc32(content) != crc:
         raise _malformed(name, "a checksum (CRC-32) that does not match its bytes")
     return content
 
 
 def _data_start(data: bytes, entry: _Entry, name: str) -> int:
-    if entry.offset + _LOCAL.size > len(data):
-        raise _malformed(name, f"a header at {entry.offset}, beyond the file")
-    row = _LOCAL.unpack_from(data, entry.offset)
-    signature, _, flags, method, _, _, crc, _, _, n_name, n_extra = row
-    start = entry.offset + _LOCAL.size
-    same = (signature, flags, method, data[start : start + n_name])
-    if same != (_LOCAL_SIGNATURE, entry.flags, entry.method, entry.name):
+    raw_name, flags, method, crc, _, _, offset = entry
+    start = offset + _LOCAL.size
+    if start > len(data):
+        raise _malformed(name, f"a header at {offset}, beyond the file")
+    row = _LOCAL.unpack_from(data, offset)
+    signature, local_flags, local_method, local_crc, n_name, n_extra = row
+    same = (signature, local_flags, local_method, data[start : start + n_name])
+    if same != (_LOCAL_SIGNATURE, flags, method, raw_name):
         raise _malformed(name, "a local header that differs from the zip directory")
-    if not entry.flags & _SIZES_FOLLOW and crc != entry.crc:
+    if not flags & _SIZES_FOLLOW and local_crc != crc:
         raise _malformed(name, "a local checksum that differs from the zip directory's")
     return int(start + n_name + n_extra)
 
 
-def _unpack(packed: memoryview, entry: _Entry, name: str) -> Buffer:
-    if entry.flags & _ENCRYPTED:
-        raise _malformed(name, "encrypted")
-    if entry.method == _STORED:
-        return packed
-    if entry.method != _DEFLATED:
-        raise _malformed(name, f"compression method {entry.method} (stored and deflated are accepted)")
+def _unpack(packed: memoryview, method: int, n_bytes: int, name: str) -> bytearray:
+    if method != _DEFLATED:
+        raise _malformed(name, f"compression method {method} (stored and deflated are accepted)")
     try:
-        return _inflate(packed, entry.n_bytes)
+        return _inflate(packed, n_bytes)
     except (zlib.error, ValueError) as error:
         raise _malformed(name, f"not deflated data: {error}") from error
 

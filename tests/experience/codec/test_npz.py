@@ -391,6 +391,10 @@ def test_unusual_but_valid_npy_headers(decode, npz, zipped):
     content = np.array([1.0, 2.0, 3.0]).tobytes()
     members["reward.npy"] = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header + content
     np.testing.assert_array_equal(only(decode(zipped(members))).reward, [1.0, 2.0, 3.0])
+    for spaces in (60, 61, 62, 63, 64, 65, 66, 5000):  # around 128 bytes of magic, length and header
+        padded = header + b" " * spaces
+        members["reward.npy"] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded + content
+        np.testing.assert_array_equal(only(decode(zipped(members))).reward, [1.0, 2.0, 3.0])
 
 
 def test_encrypted_and_foreign_compression(problem_of, npz, zipped):
