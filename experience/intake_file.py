@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experience.codec.contract import Limits
-from experience.durable import write_atomic
 from experience.errors import InputError, reject
 
 _DIGEST_BYTES = 32
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_COPY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACCEPTED = "a regular file with one name: no folder, link, fifo, socket or device"
 
 
@@ -39,8 +39,9 @@ class ClaimedFile(NamedTuple):
 def read_claimed(claimed: Path, work: Path, limits: Limits) -> ClaimedFile:
     """Return the bytes of ``claimed``, from the copy at ``work`` when an earlier attempt left a whole one.
 
-    The copy is the bytes followed by their sha256, so that one damaged by a power cut is made again. A copy
-    that cannot be written (a full disk) is no fault of the file: its bytes are used all the same.
+    The copy is the bytes followed by their sha256, so that one cut short by a kill or damaged by a power cut
+    is made again. A copy that cannot be written (a full disk) is no fault of the file: its bytes are used all
+    the same.
 
     Raises:
         InputError: ``not_regular``, ``too_large`` or ``unreadable``.
@@ -52,7 +53,7 @@ def read_claimed(claimed: Path, work: Path, limits: Limits) -> ClaimedFile:
     data = _read(claimed, status, limits)
     digest = hashlib.sha256(data)
     with contextlib.suppress(OSError):
-        write_atomic(work, data + digest.digest(), sync=False)
+        _write_copy(work, data, digest.digest())
     return ClaimedFile(data, digest.hexdigest(), status.st_mtime)
 
 
@@ -126,6 +127,17 @@ def _read_all(descriptor: int, size_bytes: int, limits: Limits) -> bytes:
         if total > limits.max_file_bytes:
             raise _too_large(total, limits)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _write_copy(work: Path, data: bytes, digest: bytes) -> None:
+    """Write in place: half a copy does not match its digest, and is no copy."""
+    file = os.open(work, _COPY_FLAGS, 0o666)
+    try:
+        written = os.writev(file, (data, digest))
+    finally:
+        os.close(file)
+    if written < len(data) + len(digest):
+        os.unlink(work)  # noqa: PTH108 - quicker than Path.unlink
 
 
 def _read_copy(work: Path, limits: Limits) -> bytes | None:

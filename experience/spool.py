@@ -51,6 +51,7 @@ class Spool:
         self.root = Path(root)
         self.writer = writer
         self._inbox = self.root / "in"
+        self._inbox_text = os.fspath(self._inbox)
         self._claimed = self.root / "claimed" / writer
         self._work = self.root / "work"
         self._archive = self.root / "archive"
@@ -115,14 +116,14 @@ class Spool:
         Raises:
             OSError: it cannot be moved, as a folder that belongs to another user; it stays where it is.
         """
-        source = self._inbox / name
-        if source.parent != self._inbox or source.name != name:
+        if name in ("", ".") or "/" in name:
             raise ValueError(f"{name!r} is not the name of a file")
         if name.startswith("."):
             return None
         claim = claim_in(self._claimed, uuid7(), 0, shortened(name))
+        source = f"{self._inbox_text}/{name}"
         try:
-            source.rename(claim.path)
+            os.rename(source, claim.path)  # noqa: PTH104 - a Path a file costs as much as the rename
         except FileNotFoundError:
             if os.path.lexists(source):
                 raise

@@ -61,6 +61,12 @@ def test_a_copy_that_cannot_be_written_is_no_fault_of_the_file(claim, tmp_path):
     assert read_claimed(claim, tmp_path / "missing" / "copy", LIMITS).data == DATA
 
 
+def test_a_copy_that_is_cut_short_is_none(claim, work, monkeypatch):
+    monkeypatch.setattr(os, "writev", lambda file, parts: os.write(file, parts[0][:5]))
+    assert read_claimed(claim, work, LIMITS).data == DATA
+    assert not work.exists()
+
+
 def test_an_empty_file(claim, work):
     claim.write_bytes(b"")
     assert read_claimed(claim, work, LIMITS).data == b""
