@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +63,7 @@ class Gate:
         self._starvation = Starvation(starvation_episodes)
         self._in_flight: dict[EpisodeKey, str] = {}
         self._held: set[str] = set()
+        self._looked_at = -1
         self.verdicts = 0
         self._lock = threading.RLock()
 
@@ -80,8 +81,34 @@ class Gate:
     def sort(self, arrival: Arrival) -> Arrival:
         """Return ``arrival`` with what may be learned from; set the rest aside."""
         with self._lock:
-            fresh = self._without_duplicates(arrival)
-            rest = self.judge(fresh)
+            self._look()
+            return self._sort(arrival)
+
+    def sort_all(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
+        """Sort one after another, at the cost of one look at the store.
+
+        It is looked at again after each verdict of this process. What another writer publishes meanwhile, the
+        publish finds out.
+        """
+        self._looked_at = -1
+        for arrival in arrivals:
+            with self._lock:
+                if self._looked_at != self.verdicts:
+                    self._look()
+                kept = self._sort(arrival)
+            yield kept
+
+    def _look(self) -> None:
+        """See which versions there are by now, and what they have learned."""
+        head = self._lineage.refresh()
+        if head is not None and self._rules.observation_shape is None:
+            self.learn_spec(head.spec)  # an online learner published first
+        self._store.lookup([])
+        self._looked_at = self.verdicts
+
+    def _sort(self, arrival: Arrival) -> Arrival:
+        with self._lock:
+            rest = self._judge(self._without_duplicates(arrival))
             self._in_flight.update({episode.key: episode.row_sha256 for episode in rest.episodes})
             if rest.episodes:
                 self._held.add(rest.claim.id)
@@ -121,9 +148,11 @@ class Gate:
     def judge(self, arrival: Arrival) -> Arrival:
         """Apply the rules of admission; ``sort`` does, and the first batch once its shapes are known."""
         with self._lock:
-            head = self._lineage.refresh()
-            if head is not None and self._rules.observation_shape is None:
-                self.learn_spec(head.spec)  # an online learner published first
+            self._look()
+            return self._judge(arrival)
+
+    def _judge(self, arrival: Arrival) -> Arrival:
+        with self._lock:
             verdicts = [(episode, self._verdict(episode, arrival)) for episode in arrival.episodes]
             self._refuse(arrival.claim, [(episode, problem) for episode, problem in verdicts if problem])
             rest = arrival.keeping(tuple(episode for episode, problem in verdicts if problem is None))
@@ -217,7 +246,7 @@ class Gate:
         self._outcomes.forget(claim.id)
 
     def _without_duplicates(self, arrival: Arrival) -> Arrival:
-        hits = self._store.lookup([episode.key for episode in arrival.episodes])
+        hits = self._store.lookup([episode.key for episode in arrival.episodes], look_again=False)
         fresh: list[Episode] = []
         conflicts: list[tuple[Episode, Problem]] = []
         for episode in arrival.episodes:

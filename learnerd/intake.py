@@ -153,7 +153,7 @@ class Intake:
         yield from self._admitted(self._decode(rest, resumed=False))
 
     def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
-        return (kept for kept in map(self._gate.sort, arrivals) if kept.episodes)
+        return (kept for kept in self._gate.sort_all(arrivals) if kept.episodes)
 
     def _decode(self, claims: Sequence[Claim], *, resumed: bool) -> Iterator[Arrival]:
         if claims:

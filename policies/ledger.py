@@ -102,14 +102,16 @@ class Ledger:
 
     def lookup(self, keys: Iterable[EpisodeKey], lineage: Lineage) -> dict[EpisodeKey, LedgerHit]:
         """Which of the keys the lineage has learned."""
-        digests = {key.digest(): key for key in keys}
-        if not digests:
-            return {}
         self.refresh(lineage)
+        return self.find(keys)
+
+    def find(self, keys: Iterable[EpisodeKey]) -> dict[EpisodeKey, LedgerHit]:
+        """Which of the keys the lineage of the last ``refresh`` has learned."""
+        digests = {key.digest(): key for key in keys}
         found = {
             digests[record.key]: LedgerHit(record.version, record.row.hex())
             for record in self.runs.find(list(digests))
-            if record.version in lineage
+            if record.version in self._lineage
         }
         for digest in digests.keys() & self._union.keys():
             version, row = self._union[digest]

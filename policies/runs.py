@@ -113,6 +113,8 @@ class Runs:
 
     def find(self, keys: Sequence[bytes]) -> list[IdRecord]:
         """Every record of the given keys, in all runs."""
+        if not self._runs:
+            return []
         firsts = np.array([int.from_bytes(key[:8], "little") for key in keys], np.uint64)
         return [record for run in self._runs.values() for record in run.find(keys, firsts)]
 

@@ -13,7 +13,7 @@ from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.gate import Gate
 from policies.actor import Actor
-from policies.checkpoint import Delta
+from policies.checkpoint import Delta, LedgerEntry
 from policies.initial import initial_checkpoint
 from policies.normalizer import RunningStatistics
 from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
@@ -108,6 +108,33 @@ def played(state, make_episode):
         return make_episode(name, **fields | changes)
 
     return play
+
+
+def test_what_this_process_publishes_between_two_files_is_seen(state, gate, played):
+    store, sorting = publish(state), gate()
+    episode = played("a")
+    first, again = arrival(sorting, episode), arrival(sorting, episode)
+
+    def coming():
+        yield first
+        entry = LedgerEntry(key=episode.key, row_sha256=episode.row_sha256)
+        store.publish(Delta(weights={}), base=store.head(), writer="w", episodes=[entry])
+        sorting.learned(first)
+        yield again
+
+    kept = list(sorting.sort_all(coming()))
+    assert [len(one.episodes) for one in kept] == [1, 0]
+    assert sorting.counts()["refused"] == {"duplicate": 1}
+
+
+def test_files_sorted_together_cost_one_look_at_the_store(state, gate, played, monkeypatch):
+    publish(state)
+    sorting, looks, made = gate(), [], [played(name) for name in "abc"]
+    real = CheckpointStore.head
+    monkeypatch.setattr(CheckpointStore, "head", lambda store: looks.append(1) or real(store))
+    kept = list(sorting.sort_all([arrival(sorting, one) for one in made]))
+    assert [len(one.episodes) for one in kept] == [1, 1, 1]
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS, replace(DISCRETE, layer_norm=True)])

@@ -46,6 +46,9 @@ class Gate:
         self.passed.add(arrival.claim.id)
         return arrival
 
+    def sort_all(self, arrivals):
+        return map(self.sort, arrivals)
+
     def held(self):
         return frozenset(self.passed)
 
