@@ -24,15 +24,21 @@ def categorical_log_probs(logits_bn: NDArray[np.floating], mask_bn: Mask | None 
     Raises:
         ValueError: wrong ranks or shapes, or a row where nothing is allowed.
     """
-    if logits_bn.ndim != 2:  # noqa: PLR2004 - [B, N]
-        raise ValueError(f"logits have shape {logits_bn.shape}; accepted: [B, N]")
-    logits = logits_bn.astype(np.float64)
-    if mask_bn is not None:
-        _check_mask(mask_bn, logits.shape)
-        logits = np.where(mask_bn, logits, -np.inf)
+    logits = _allowed_logits(logits_bn, mask_bn)
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: Float64 = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+def _allowed_logits(logits_bn: NDArray[np.floating], mask_bn: Mask | None) -> Float64:
+    """Logits in float64 [B, N]; -inf where an action is not allowed."""
+    if logits_bn.ndim != 2:  # noqa: PLR2004 - [B, N]
+        raise ValueError(f"logits have shape {logits_bn.shape}; accepted: [B, N]")
+    logits = logits_bn.astype(np.float64)
+    if mask_bn is None:
+        return logits
+    _check_mask(mask_bn, logits.shape)
+    return np.where(mask_bn, logits, -np.inf)
 
 
 def _check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
@@ -46,14 +52,16 @@ def categorical_log_prob(
     logits_bn: NDArray[np.floating], action_b: NDArray[np.integer], mask_bn: Mask | None = None
 ) -> Float64:
     """Log-probability of each row's action, float64 [B]; -inf where the mask does not allow it."""
-    log_probs = categorical_log_probs(logits_bn, mask_bn)
-    if action_b.shape != log_probs.shape[:1] or action_b.dtype.kind not in "iu":
+    logits = _allowed_logits(logits_bn, mask_bn)
+    if action_b.shape != logits.shape[:1] or action_b.dtype.kind not in "iu":
         found = f"shape {action_b.shape} of {action_b.dtype}"
-        raise ValueError(f"actions have {found}; accepted: ({len(log_probs)},) of integers")
-    n = log_probs.shape[1]
+        raise ValueError(f"actions have {found}; accepted: ({len(logits)},) of integers")
+    n = logits.shape[1]
     if action_b.size and (action_b.min() < 0 or action_b.max() >= n):
         raise ValueError(f"actions reach from {action_b.min()} to {action_b.max()}; accepted: 0 to {n - 1}")
-    result: Float64 = log_probs[np.arange(len(action_b)), action_b]
+    shifted = np.ascontiguousarray(logits.T)  # a row an action: few actions make slow sums along a row
+    shifted -= shifted.max(axis=0)
+    result: Float64 = shifted[action_b, np.arange(len(action_b))] - np.log(np.exp(shifted).sum(axis=0))
     return result
 
 

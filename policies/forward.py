@@ -59,7 +59,8 @@ def _layers(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Iter
     activate = _activation(spec)
     last = len(spec.hidden)
     for i in range(last + 1):
-        rows = rows @ weights[f"{network}.{i}.weight"].T + weights[f"{network}.{i}.bias"]
+        rows = rows @ weights[f"{network}.{i}.weight"].T
+        rows += weights[f"{network}.{i}.bias"]
         if i < last:
             activate(rows, rows)
         yield rows

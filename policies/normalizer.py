@@ -64,5 +64,7 @@ class RunningStatistics:
     def normalize(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """x̂ = clip((x - mean) / sqrt(var + 1e-8), ±10) for ``rows`` [..., D]."""
         mean, inverse = self.scale()
-        result: NDArray[np.float32] = np.clip((rows - mean) * inverse, -CLIP, CLIP)
-        return result
+        result: NDArray[np.float32] = rows - mean
+        result *= inverse
+        np.minimum(result, CLIP, out=result)
+        return np.maximum(result, -CLIP, out=result)
