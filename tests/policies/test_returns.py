@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.returns import discounted_returns, discounted_sums, gae, next_values, vtrace
+from policies.returns import PIECE_STEPS, discounted_returns, discounted_sums, gae, next_values, vtrace
 
 REWARD = np.array([1.0, 0.0, -1.0, 2.0])
 VALUE = np.array([0.5, 1.0, -0.5, 0.25])
@@ -118,6 +118,24 @@ def slow_vtrace(data, gamma, cap):
             target = value[t] + delta + gamma * rho * (target - following)
             targets[t], following = target, value[t]
     return targets, advantages
+
+
+def test_streams_longer_than_a_piece_match_a_loop():
+    rng = np.random.default_rng(0)
+    offsets = np.cumsum([0, 3, PIECE_STEPS - 3, 0, 40_000, 1, 13, 0])
+    x = rng.normal(size=offsets[-1])
+    np.testing.assert_allclose(
+        discounted_sums(x, offsets, decay=0.99), slow_sums(x, 0.99, offsets), atol=1e-9
+    )
+    data = (x, rng.normal(size=len(x)), np.exp(rng.normal(size=len(x))), offsets, rng.normal(size=7))
+    found = vtrace(*data[:4], bootstrap_e=data[4], gamma=0.99, rho_cap=2.0, trace_cap=2.0)
+    np.testing.assert_allclose(found, slow_vtrace(data, 0.99, 2.0), atol=1e-8)
+
+
+def test_what_is_summed_up_stays_as_it_was():
+    x = np.ones(5)
+    discounted_sums(x, np.array([0, 5]), decay=0.9)
+    np.testing.assert_array_equal(x, np.ones(5))
 
 
 @given(ragged(), decays)
