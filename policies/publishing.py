@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from experience.durable import ASIDE, fsync_file, fsync_folder, make_folder, write_atomic
+from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
 from policies.catalog import Catalog
 from policies.checkpoint import Checkpoint
 from policies.errors import AlreadyLearned, NotAVersion, NotDurable, StoreError, VersionDamaged, VersionPruned
@@ -128,9 +128,10 @@ class Publisher:
             raise AlreadyLearned(keys=[entry.key for entry in save.episodes if entry.key in learned])
         settings = read_merge_settings(self._state_dir)
         checkpoint, files = successor(save, head, number, settings, published_at=self._clock())
-        with scratch_folder(self._state_dir / "checkpoints") as folder:
-            write_files(folder, files)
-            with _aside(self._state_dir, number) as aside, lock():
+        scratch = scratch_folder(self._state_dir / "checkpoints")
+        with scratch as folder, _aside(self._state_dir, number) as aside:
+            write_files(folder, files, beside=aside)
+            with lock():
                 if not self._swap(folder, number):
                     return None
                 self._advance(aside, number)
@@ -224,11 +225,10 @@ def _line(version: int) -> bytes:
 
 @contextlib.contextmanager
 def _aside(state_dir: Path, version: int) -> Iterator[Path]:
-    """The next ``CURRENT``, durable under another name, so that only its rename happens under the lock."""
+    """The next ``CURRENT`` under another name, so that only its rename happens under the lock."""
     path = state_dir / f"{ASIDE}{uuid.uuid4().hex}"
     try:
         path.write_bytes(_line(version))
-        fsync_file(path)
         yield path
     finally:
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experience.durable import fsync_file, fsync_folder
+from experience.durable import fsync_all
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.delta import check_delta, encode_delta
 from policies.errors import BadDelta, DriftTooLarge
@@ -127,13 +127,11 @@ def successor(
     return checkpoint, files
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a version's files into an empty folder, durably."""
+def write_files(folder: Path, files: Mapping[str, bytes], *, beside: Path) -> None:
+    """Write a version's files into an empty folder, durably; one ``beside`` it is made durable with them."""
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    for name in files:  # after all writes, so that the disk can take them together
-        fsync_file(folder / name)
-    fsync_folder(folder)
+    fsync_all([*(folder / name for name in files), folder, beside])
 
 
 def _combine(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from store_tools import entries, entry
@@ -6,7 +8,7 @@ from experience.episode import EpisodeKey
 from policies.checkpoint import LedgerEntry
 from policies.errors import VersionDamaged, VersionPruned
 from policies.ledger import Ledger, Lineage, ids_of
-from policies.ledger_file import decode_entries, decode_ids, encode_entries
+from policies.ledger_file import FEW_ROWS, decode_entries, decode_ids, encode_entries
 
 LONG = Lineage(head=9, skipped=((3, 4), (7, 7)))
 
@@ -113,6 +115,9 @@ def test_entries_round_trip_in_order():
     assert decode_entries(data) == rows
     assert [key for key, _ in decode_ids(data)] == [row.key.digest() for row in rows]
     assert decode_entries(encode_entries([])) == []
+    many = [replace(rows[i % 3], key=EpisodeKey("", f"{i}", 0, "")) for i in range(FEW_ROWS + 1)]
+    for count in (FEW_ROWS, FEW_ROWS + 1):
+        assert decode_entries(encode_entries(many[:count])) == many[:count]
 
 
 def test_numbers_from_numpy_are_taken(tmp_path):
