@@ -15,8 +15,8 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyObserver
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class SpoolWatch(FileSystemEventHandler):
             _stop(observer)
 
     def _observe(self) -> BaseObserver:
-        observer = Observer()
+        observer = InotifyObserver(generate_full_events=True)  # else moves from outside look like creations
         try:
             observer.schedule(
                 self,

@@ -43,6 +43,21 @@ def test_a_watch_that_lives_is_left_alone(tmp_path, spool_watch, wake):
     assert spool_watch.ensure_alive()
 
 
+def test_a_file_moved_in_from_elsewhere_is_told(tmp_path, wake):
+    (tmp_path / "spool" / "in").mkdir(parents=True)
+    spool_watch = SpoolWatch(tmp_path / "spool", wake)
+    spool_watch.start()
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "a").rename(tmp_path / "spool" / "in" / "a")
+    until = time.monotonic() + 5.0
+    found = []
+    while "a" not in found and time.monotonic() < until:
+        wake.wait(0.1)
+        found += spool_watch.take_complete()
+    spool_watch.stop()
+    assert found == ["a"]
+
+
 def die(*_, **__):
     raise RuntimeError("this thread was told to die")
 
