@@ -59,6 +59,8 @@ def main() -> None:
 
     An error is one line; with LEARNERD_DEBUG=1 it is a traceback.
     """
+    # Ours need no plugins of pydantic; to find that out, it would read every installed package's metadata.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         typer.main.get_command(app)(prog_name="learnerd")
     except Exception as error:

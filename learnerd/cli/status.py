@@ -1,5 +1,6 @@
 """``learnerd status``: is it running, does it learn, what is wrong. Needs no running daemon."""
 
+import os
 from typing import Any
 
 import typer
@@ -32,23 +33,17 @@ def command(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOpt
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed for --json
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    written_at = document["process"]["written_at"]
-    for name, text in _lines(document, written_at):
-        table.add_row(name, escape(text))
-    console = Console(highlight=False, emoji=False)
-    console.print(table)
+    color = False if os.environ.get("NO_COLOR") else None  # None: where standard output is a terminal
+    lines = _lines(document, document["process"]["written_at"])
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        typer.echo(f"{typer.style(name.ljust(width), bold=True)}  {_printable(text)}", color=color)
     for alarm in document["alarms"]:
-        style = "yellow" if alarm.get("level") == "notice" else "red"
+        message = typer.style(
+            f"! {_printable(alarm['message'])}", fg="yellow" if alarm.get("level") == "notice" else "red"
+        )
         since = f" (since {local_time(alarm['since'])})" if isinstance(alarm["since"], int | float) else ""
-        console.print(f"[{style}]! {escape(_printable(alarm['message']))}[/]{since}", soft_wrap=True)
-        console.print(f"  {escape(_printable(alarm['remedy']))}", soft_wrap=True)
+        typer.echo(f"{message}{since}\n  {_printable(alarm['remedy'])}", color=color)
 
 
 def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str, str]]:
