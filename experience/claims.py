@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_NAME_BYTES = 200
 """Longer names are shortened: an id, a record's ending and the like must fit beside them into 255 bytes."""
@@ -13,8 +14,7 @@ _MAX_SUFFIX_BYTES = 16
 _CLAIM = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,6})\.(.+)", re.DOTALL)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """Something in the inbox: a file, or whatever else a client has put there.
 
     Attributes:

@@ -96,9 +96,11 @@ class Spool:
             for entry in scan:
                 if entry.name.startswith("."):
                     continue
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     status = entry.stat(follow_symlinks=False)
-                    found.append(Waiting(name=entry.name, size_bytes=status.st_size, mtime_s=status.st_mtime))
+                except FileNotFoundError:
+                    continue
+                found.append(Waiting(entry.name, status.st_size, status.st_mtime))
         found.sort(key=lambda waiting: (waiting.mtime_s, waiting.name))
         return found
 
