@@ -1,8 +1,11 @@
-"""Cost as work grows: steps a second of processor, and memory, with a thousand to a million steps spooled.
+"""Cost as work grows: steps a second of processor, and memory, with a thousand to ten million spooled.
 
-Processor seconds, of daemon and decoder together, as a run of many minutes meets more and less busy times.
+A run also costs what it costs to publish once and to end; so each size is held against the one before, and
+the rate is that of the steps between them. Processor seconds, of daemon and decoder together, as a run of
+many minutes meets more and less busy times.
 """
 
+import itertools
 import os
 import shutil
 import time
@@ -14,7 +17,7 @@ from speed_site import SPEC, deposit, episodes, scratch
 
 from policies.initial import initial_checkpoint
 
-SIZES = (10**3, 10**4, 10**5, 10**6)
+SIZES = (10**3, 10**5, 10**6, 10**7)
 SMALL_SIZES = (10**3, 10**4)
 STEPS = 1000
 SETTINGS = "[learner]\nepochs = 1\nminibatches = 1\n"  # the learner's own speed is measured elsewhere
@@ -23,18 +26,21 @@ LOOK_S = 0.02
 
 
 def measure(*, small):
-    """The slowest rate in the fastest, and the largest daemon in the smallest; of a run until idle each."""
-    rates, sizes = {}, {}
-    for steps in SMALL_SIZES if small else SIZES:
+    """The slowest later rate in the first, and the largest daemon in the smallest."""
+    used, sizes = {}, {}
+    for wanted in SMALL_SIZES if small else SIZES:
         with scratch() as folder:
-            rates[steps], sizes[steps] = _run(folder, steps)
-    parts = {f"{steps:,} steps, steps/s": rate for steps, rate in rates.items()}
+            steps, used_s, sizes[wanted] = _run(folder, wanted)
+            used[steps] = used_s
+    parts = {f"{steps:,} steps, s": used_s for steps, used_s in used.items()}
     memory = {f"{steps:,} steps, MB": size for steps, size in sizes.items()}
-    slowest = min(rates.values()) / max(rates.values())
+    rates = [(more - less) / max(used[more] - used[less], LOOK_S) for less, more in itertools.pairwise(used)]
+    parts |= {f"steps/s up to {steps:,}": rate for steps, rate in zip(list(used)[1:], rates, strict=True)}
+    slowest = min(rates[1:], default=rates[0]) / rates[0]
     largest = max(sizes.values()) / min(sizes.values())
     return [
         Figure(
-            work="steps a second of processor as the spool grows, slowest in fastest",
+            work="steps a second of processor as the spool grows, slowest in first",
             value=slowest,
             unit="x",
             least=0.8,
@@ -47,7 +53,7 @@ def measure(*, small):
 
 
 def _run(folder, steps):
-    """Steps a second of processor between READY and the end, and the peak of its memory in MB."""
+    """Steps, seconds of processor between READY and the end, and the peak of its memory in MB."""
     daemon = Daemon(folder, SETTINGS)
     inbox = daemon.spool / "in"
     made = episodes(1, policy=initial_checkpoint(SPEC, seed=0), steps=STEPS, version=0)
@@ -63,7 +69,7 @@ def _run(folder, steps):
         time.sleep(LOOK_S)
     if process.returncode:
         raise RuntimeError((folder / "daemon.log").read_text()[-2000:])
-    return total / max(used_s, LOOK_S), peak_mb
+    return total, used_s, peak_mb
 
 
 def _fill(folder, inbox, made, steps):

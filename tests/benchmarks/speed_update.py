@@ -1,4 +1,4 @@
-"""Updates beside other learners and beside the bare matrix products: the goals of ``update.py`` as figures."""
+"""Updates beside other learners and beside bare matrix products: the goals of ``update.py`` as figures."""
 
 import statistics
 
