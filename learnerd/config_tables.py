@@ -157,6 +157,7 @@ class Daemon(Table):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="1 to 64 letters, digits, '.', '_' or '-', as text; the first a letter or a digit",
     )
+    drain_s: PositiveOrZero = 60.0
 
 
 class Batch(Table):

@@ -3,8 +3,8 @@
 import contextlib
 import errno
 import json
-import signal
-import time
+import logging
+import os
 from collections.abc import Iterator
 
 import structlog
@@ -21,7 +21,11 @@ from learnerd.config import Config
 from learnerd.errors import ConfigError, ConfigProblem
 from learnerd.exit_codes import ExitCode
 from learnerd.gate import Gate
+from learnerd.log import configure as configure_log
 from learnerd.loop import Loop, Mode
+from learnerd.notify import Notifier
+from learnerd.reload import Change
+from learnerd.requests import Requests
 from learnerd.threads import thread_count
 from policies.errors import StoreError
 from policies.merge import MergeSettings
@@ -30,6 +34,9 @@ from policies.spec import PolicySpec
 from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
+
+PATIENCE_S = 60.0
+"""Added to the time that the service manager is asked for: a full disk is slow, too."""
 
 
 def run(config: Config, *, mode: Mode = "forever") -> int:
@@ -41,9 +48,11 @@ def run(config: Config, *, mode: Mode = "forever") -> int:
     for folder in (config.paths.state / "lock", config.paths.spool):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(config.paths.state / "lock" / "instance", timeout=1.0, mode=0o660, fallback_to_soft=False)
+    requests = Requests()
+    requests.listen(reloads=mode == "forever")
     try:
-        with lock, contextlib.ExitStack() as stack:
-            return _started(config, mode, stack).run()
+        with lock:
+            return _run(config, mode, requests)
     except Timeout:
         log.warning(
             "busy", lock=str(lock.lock_file), remedy="another daemon runs on this state folder; stop it first"
@@ -51,22 +60,57 @@ def run(config: Config, *, mode: Mode = "forever") -> int:
         return ExitCode.RETRYABLE
 
 
-def _started(config: Config, mode: Mode, stack: contextlib.ExitStack) -> Loop:
-    """Build and start the loop; the service manager must not give up because a disk is full for an hour."""
+def _run(config: Config, mode: Mode, requests: Requests) -> int:
+    """Run one loop after another: a reload begins the next, from what is on disk, as a restart would.
+
+    What an update that was broken off had claimed stays claimed, as after a kill; so the process may end at
+    once, although its training thread does not.
+    """
+    change: Change | None = None
+    while True:
+        with contextlib.ExitStack() as stack:
+            loop = _started(config, mode, requests, change, stack)
+            code = ExitCode.OK if loop is None else loop.run()
+        if loop is not None and loop.cut_short:
+            logging.shutdown()
+            os._exit(code)
+        if loop is None or loop.change is None:
+            return code
+        change, config = loop.change, loop.change.config
+        configure_log(form=config.telemetry.log, level=config.telemetry.level)
+
+
+def _started(
+    config: Config, mode: Mode, requests: Requests, change: Change | None, stack: contextlib.ExitStack
+) -> Loop | None:
+    """Build and start a loop; None when a stop is asked for before one could be.
+
+    The service manager must not give up because a disk is full for an hour; nor must a reload end what would
+    have gone on without it.
+    """
     while True:
         try:
             with contextlib.ExitStack() as attempt:
-                loop = attempt.enter_context(_build(config, mode))
-                loop.start()
+                loop = attempt.enter_context(_build(config, mode, requests))
+                loop.start(change)
                 stack.push(attempt.pop_all())
                 return loop
         except (OSError, StoreError) as error:
-            if mode != "forever" or not _is_full(error):
+            if mode != "forever" or not (change or _is_full(error)):
                 raise
-            log.error("not_started", error=str(error), remedy="free space; it is tried again")  # noqa: TRY400
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the loop that handled it is gone
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            time.sleep(config.schedule.rescan_s)
+            _wait_for_better_times(config, requests, error)
+            if requests.stop:
+                return None
+
+
+def _wait_for_better_times(config: Config, requests: Requests, error: Exception) -> None:
+    pause_s = config.schedule.rescan_s
+    log.error("not_started", error=str(error), remedy="free space, or mend the folders; it is tried again")
+    notifier = Notifier.from_environment(os.environ)
+    notifier.extend_timeout(2 * pause_s + PATIENCE_S, f"not started, tried again: {error}")
+    notifier.watchdog()
+    requests.wake.wait(pause_s)
+    requests.wake.clear()
 
 
 def _is_full(error: BaseException | None) -> bool:
@@ -79,7 +123,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def _build(config: Config, mode: Mode) -> Iterator[Loop]:
+def _build(config: Config, mode: Mode, requests: Requests) -> Iterator[Loop]:
     """Put the stages together, and take them down again in the opposite order."""
     torch.set_num_threads(thread_count(config))
     clock = Clock(remember_s=config.admission.max_age_s)
@@ -112,7 +156,16 @@ def _build(config: Config, mode: Mode) -> Iterator[Loop]:
         starvation_episodes=config.stability.starvation_episodes,
     )
     decoder = Decoder(Limits(max_file_bytes=config.admission.max_file_bytes))
-    loop = Loop(config, mode=mode, store=store, spool=spool, gate=gate, decoder=decoder, clock=clock)
+    loop = Loop(
+        config,
+        mode=mode,
+        store=store,
+        spool=spool,
+        gate=gate,
+        decoder=decoder,
+        clock=clock,
+        requests=requests,
+    )
     try:
         yield loop
     finally:

@@ -2,11 +2,7 @@
 
 import contextlib
 import os
-import signal
-import threading
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Literal
 
 from experience.decoder import Decoder
@@ -16,14 +12,17 @@ from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import Cycle
 from learnerd.device import choose_device
+from learnerd.errors import ConfigError
 from learnerd.exit_codes import ExitCode
 from learnerd.gate import Gate
 from learnerd.intake import SLICE_FILES, Intake
-from learnerd.maintenance import maintain, prune_store, start_calendar
+from learnerd.maintenance import Housekeeping
 from learnerd.notify import Notifier
 from learnerd.pending import Pending
+from learnerd.reload import Change, reread
 from learnerd.repair import Repair
 from learnerd.reporter import Reporter
+from learnerd.requests import Requests
 from learnerd.scrub import Scrub
 from learnerd.status_file import read_status
 from learnerd.telemetry import Telemetry
@@ -44,22 +43,6 @@ SCAN_PAUSE = 10.0
 MAX_FAILURES = 3
 """How often a batch may fail: then it is set aside, or a run that is to end ends without it."""
 
-PRUNE_EVERY = 16
-"""Versions published between two looks at the store's retention."""
-
-
-@dataclass(kw_only=True)
-class Stop:
-    """Whether, and by which signal, the daemon was asked to stop."""
-
-    wake: threading.Event
-    signal: int = 0
-
-    def __call__(self, number: int, _frame: object) -> None:
-        """Handle SIGTERM and SIGINT: drain, publish, end."""
-        self.signal = number
-        self.wake.set()
-
 
 class Loop:
     """One round after another: look, take in, hand over, report.
@@ -68,6 +51,11 @@ class Loop:
         config: everything that can be set.
         mode: "forever"; "once": what is there now; "until_idle": until nothing is left.
         store, spool, gate, decoder, clock: the stages.
+        requests: what the daemon is asked to do.
+
+    Attributes:
+        change: the configuration with which another loop is to go on; None when the daemon is to end.
+        cut_short: something still ran when the time to stop was over; see ``close``.
     """
 
     def __init__(
@@ -80,11 +68,13 @@ class Loop:
         gate: Gate,
         decoder: Decoder,
         clock: Clock,
+        requests: Requests,
     ) -> None:
         self._config, self._mode = config, mode
         self._store, self._spool, self._gate, self._clock = store, spool, gate, clock
-        self._wake = threading.Event()
-        self._stop = Stop(wake=self._wake)
+        self._requests, self._wake = requests, requests.wake
+        self.change: Change | None = None
+        self.cut_short = False
         self._watch = SpoolWatch(config.paths.spool, self._wake)
         settle_s = config.admission.settle_s
         self._intake = Intake(spool=spool, decoder=decoder, gate=gate, settle_s=settle_s, clock=clock)
@@ -93,7 +83,7 @@ class Loop:
         self._cycle = Cycle(config, store=store, spool=spool, gate=gate, device=device, clock=clock)
         self._trainer = Trainer(self._cycle, wake=self._wake, clock=clock)
         self._notifier = Notifier.from_environment(os.environ)
-        self._telemetry = Telemetry(config=config, device=device, clock=clock)
+        self._telemetry = Telemetry(config=config, device=device, clock=clock, began_s=requests.began_s)
         self._reporter = Reporter(
             config, telemetry=self._telemetry, spool=spool, gate=gate, notifier=self._notifier
         )
@@ -113,9 +103,17 @@ class Loop:
             clock=clock,
             periodic=mode == "forever",
         )
-        self._calendar = start_calendar(config, self._ask_for_maintenance)
-        self._maintenance_due = False
-        self._housekeeping: Future[None] | None = None
+        self._housekeeping = Housekeeping(
+            config,
+            store=store,
+            spool=spool,
+            gate=gate,
+            trainer=self._trainer,
+            scrub=self._scrub,
+            reporter=self._reporter,
+            clock=clock,
+            wake=self._wake,
+        )
         self._failures = self._unexplained = 0
         self._intake_failed = False
         self._resume_at_s = self._next_scan_s = self._next_status_s = 0.0
@@ -135,16 +133,22 @@ class Loop:
         return ExitCode.NOTHING_TO_DO if idle else ExitCode.OK
 
     def close(self) -> None:
-        """End threads; called whatever happened."""
-        self._calendar.shutdown(wait=False)
-        self._watch.stop()
-        self._trainer.close()
-        self._reporter.stopped()
+        """End threads; called whatever happened.
 
-    def start(self) -> None:
-        """Watch first, then resume and scan, so that no file falls between; only then say READY."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        What outlasts ``[daemon] drain_s`` is not waited for: its files stay claimed, as after a kill.
+        """
+        self._housekeeping.close()
+        self._watch.stop()
+        self.cut_short = not self._trainer.close(timeout_s=self._drain_left_s)
+        if self.change is None:
+            self._reporter.stopped(cut_short=self.cut_short)
+
+    def start(self, change: Change | None = None) -> None:
+        """Watch first, then resume and scan, so that no file falls between; only then say READY.
+
+        Args:
+            change: after a reload, what it changed.
+        """
         self._clock.recall(self._config.paths.state)
         self._check_clock()
         self._clock.remember(self._config.paths.state)
@@ -158,16 +162,25 @@ class Loop:
         kept = [arrival for arrival in map(self._gate.sort, resumed) if arrival.episodes]
         self._pending.add([*kept, *self._scrub.begin()], now_s=self._clock.monotonic())
         self._scan()
+        if change is not None:
+            self._reporter.reloaded(change)
         self._reporter.ready(resumed=len(kept))
 
     def _round(self) -> None:
         self._check_clock()
         if self._draining:
+            self.change = None
             self._reporter.draining()
-        else:
+        elif self._requests.reload:
+            self._reload()
+        if self.change is not None:  # the next loop goes on, as soon as nothing runs any more
+            self._take_report()
+            self._beat()
+            return
+        if not self._draining:
             self._look_and_survive()
         self._take_report()
-        self._keep_house()
+        self._housekeeping.step()
         idle = not self._trainer.busy and not len(self._pending)
         self._pending.put_back(self._scrub.step(idle=idle), now_s=self._clock.monotonic())
         self._hand_over()
@@ -178,13 +191,28 @@ class Loop:
                 self._trainer.submit(self._store.confirm)
         self._beat()
 
+    def _reload(self) -> None:
+        """Read the configuration again; another loop goes on with it when that changes something."""
+        self._requests.reload = False
+        self._reporter.reloading()
+        try:
+            change = reread(self._config, os.environ)
+        except ConfigError as error:
+            self._reporter.reload_refused(error)
+            return
+        if change.applied:
+            self.change = change
+        else:
+            self._reporter.reloaded(change)
+            self._reporter.ready(resumed=0)
+
     def _check_clock(self) -> None:
         """Tell of a step of the wall clock, and have the calendar look at it anew."""
         jump_s = self._clock.check()
         if jump_s:
             self._reporter.clock_stepped(jump_s)
             self._clock.remember(self._config.paths.state)
-            self._calendar.wakeup()
+            self._housekeeping.clock_stepped()
 
     def _look_and_survive(self) -> None:
         """Look, but let a full or failing disk pass: a later scan finds whatever was left half done."""
@@ -219,6 +247,8 @@ class Loop:
         if room:
             for arrival in self._intake.take(room):
                 self._pending.add([arrival], now_s=self._clock.monotonic())
+                if self._drain_left_s == 0.0 and self._draining:
+                    return  # the others are claimed: the next start takes them up
 
     def _scan(self) -> None:
         """Look at the whole inbox; "once" takes only what was there at the first time."""
@@ -238,7 +268,12 @@ class Loop:
 
     @property
     def _draining(self) -> bool:
-        return self._stop.signal != 0
+        return self._requests.stop
+
+    @property
+    def _drain_left_s(self) -> float:
+        """Seconds left to learn what is in hand, and to end threads."""
+        return self._requests.stop_left_s(self._config.daemon.drain_s)
 
     @property
     def _flushing(self) -> bool:
@@ -246,6 +281,10 @@ class Loop:
         return self._draining or (self._mode != "forever" and not self._intake.has_work)
 
     def _finished(self) -> bool:
+        if self.change is not None:
+            return self._trainer.idle
+        if self._draining and self._drain_left_s == 0.0:
+            return True
         if self._trainer.busy:
             return False
         ending = self._draining or self._mode != "forever"
@@ -266,6 +305,10 @@ class Loop:
         """How long nothing needs to be done, unless an event comes."""
         now = self._clock.monotonic()
         waits = [HEARTBEAT_S, self._next_status_s - now]
+        if self.change is not None:
+            return HEARTBEAT_S if self._notifier.watchdog_s is None else self._notifier.watchdog_s / 2
+        if self._draining:
+            waits.append(self._drain_left_s)
         if self._notifier.watchdog_s is not None:
             waits.append(self._notifier.watchdog_s / 2)  # a beat must come before the interval ends
         if not self._draining:
@@ -299,8 +342,8 @@ class Loop:
             if report is not None:
                 self._failures = self._unexplained = 0
                 self._reporter.cycle(report)
-                if report.published is not None and report.published.version % PRUNE_EVERY == 0:
-                    self._housekeeping = self._trainer.submit(self._prune)
+                if report.published is not None:
+                    self._housekeeping.published(report.published.version)
 
     def _retry_later(self, alarm: str, error: Exception, remedy: str) -> None:
         """Keep the batch, and try it again after a while; nothing of it is lost."""
@@ -330,35 +373,6 @@ class Loop:
         self._failures = self._unexplained = 0
         remedy = "its episodes are in refused/update_failed; look at the log, then deposit them again"
         self._reporter.failure("cycle_failed", error, remedy)
-
-    def _ask_for_maintenance(self) -> None:
-        """Take note, on the calendar's thread; the work is for those who own spool and store."""
-        self._maintenance_due = True
-        self._wake.set()
-
-    def _keep_house(self) -> None:
-        """Begin maintenance when it is due, and tell how the last one ended."""
-        try:
-            if self._housekeeping is not None and self._housekeeping.done():
-                done, self._housekeeping = self._housekeeping, None
-                done.result()
-                self._reporter.recovered("maintenance_failed")
-            if self._maintenance_due:
-                self._maintenance_due = False
-                self._scrub.look_at_all()
-                self._spool.sweep(self._clock.wall())
-                self._gate.compact_outcomes()
-                self._housekeeping = self._trainer.submit(self._maintain)
-        except Exception as error:  # noqa: BLE001 - whatever is not cleared away, the daemon goes on
-            remedy = "free space, or mend spool and state; it is tried again the next time"
-            unexpected = not isinstance(error, (OSError, StoreError))
-            self._reporter.failure("maintenance_failed", error, remedy, unexpected=unexpected)
-
-    def _maintain(self) -> None:
-        maintain(self._config, spool=self._spool, store=self._store, clock=self._clock)
-
-    def _prune(self) -> None:
-        prune_store(self._store, self._config, self._clock)
 
     def _beat(self) -> None:
         """Send a watchdog beat, but only while the learner makes progress."""

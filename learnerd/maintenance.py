@@ -1,6 +1,8 @@
 """Maintenance: the calendar job: retention of what has been learned, refused and published."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -9,9 +11,93 @@ from apscheduler.triggers.cron import CronTrigger
 from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
+from learnerd.gate import Gate
+from learnerd.reporter import Reporter
+from learnerd.scrub import Scrub
+from learnerd.trainer import Trainer
+from policies.errors import StoreError
 from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
+
+PRUNE_EVERY = 16
+"""Versions published between two looks at the store's retention."""
+
+
+class Housekeeping:
+    """Begins maintenance when the calendar says so, and prunes the store between; tells how it ended.
+
+    Args:
+        config: the bounds, and when.
+        store, spool, gate: what is kept within them.
+        trainer: on whose thread.
+        scrub: reads every version on that occasion.
+        reporter: who is told.
+        clock: ages.
+        wake: set when maintenance is due.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: CheckpointStore,
+        spool: Spool,
+        gate: Gate,
+        trainer: Trainer,
+        scrub: Scrub,
+        reporter: Reporter,
+        clock: Clock,
+        wake: threading.Event,
+    ) -> None:
+        self._config, self._store, self._spool, self._gate = config, store, spool, gate
+        self._trainer, self._scrub, self._reporter, self._clock = trainer, scrub, reporter, clock
+        self._wake = wake
+        self._due = False
+        self._running: Future[None] | None = None
+        self._calendar = start_calendar(config, self._ask)
+
+    def step(self) -> None:
+        """Begin maintenance when it is due, and tell how the last one ended; call it every round."""
+        try:
+            if self._running is not None and self._running.done():
+                done, self._running = self._running, None
+                done.result()
+                self._reporter.recovered("maintenance_failed")
+            if self._due:
+                self._due = False
+                self._scrub.look_at_all()
+                self._spool.sweep(self._clock.wall())
+                self._gate.compact_outcomes()
+                self._running = self._trainer.submit(self._maintain)
+        except Exception as error:  # noqa: BLE001 - whatever is not cleared away, the daemon goes on
+            remedy = "free space, or mend spool and state; it is tried again the next time"
+            unexpected = not isinstance(error, (OSError, StoreError))
+            self._reporter.failure("maintenance_failed", error, remedy, unexpected=unexpected)
+
+    def published(self, version: int) -> None:
+        """Prune the store from time to time."""
+        if version % PRUNE_EVERY == 0:
+            self._running = self._trainer.submit(self._prune)
+
+    def clock_stepped(self) -> None:
+        """Have the calendar look at the wall clock anew."""
+        self._calendar.wakeup()
+
+    def close(self) -> None:
+        """End the calendar."""
+        self._calendar.shutdown(wait=False)
+
+    def _ask(self) -> None:
+        """Take note, on the calendar's thread; the work is for those who own spool and store."""
+        self._due = True
+        self._wake.set()
+
+    def _maintain(self) -> None:
+        maintain(self._config, spool=self._spool, store=self._store, clock=self._clock)
+
+    def _prune(self) -> None:
+        prune_store(self._store, self._config, self._clock)
 
 
 def start_calendar(config: Config, job: Callable[[], None]) -> BackgroundScheduler:

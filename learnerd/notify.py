@@ -53,6 +53,10 @@ class Notifier:
         now_us = time.monotonic_ns() // 1000 if monotonic_us is None else monotonic_us
         return self._send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
+    def extend_timeout(self, seconds: float, status: str = "") -> bool:
+        """Starting, reloading or stopping takes longer: the manager is to wait ``seconds`` from now on."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", *_status(status))
+
     def stopping(self, status: str = "") -> bool:
         """The service is on its way down."""
         return self._send("STOPPING=1", *_status(status))

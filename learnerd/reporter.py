@@ -10,8 +10,10 @@ from experience.collate import usable_steps
 from experience.spool import Spool
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
+from learnerd.errors import ConfigError
 from learnerd.gate import Gate
 from learnerd.notify import Notifier
+from learnerd.reload import Change
 from learnerd.repair import Repairs
 from learnerd.status_file import write_status
 from learnerd.telemetry import Telemetry
@@ -77,10 +79,38 @@ class Reporter:
             log.info("draining")
             self.write_status()
 
-    def stopped(self) -> None:
-        """The end."""
+    def stopped(self, *, cut_short: bool) -> None:
+        """The end; ``cut_short``: the update under way is broken off, and comes again at the next start."""
+        if cut_short:
+            log.warning("drain_cut_short", remedy="nothing is lost; raise [daemon] drain_s to wait longer")
         self._telemetry.state = "stopped"
         self.write_status()
+
+    def reloading(self) -> None:
+        """The configuration is being read again."""
+        self._notifier.reloading()
+        self._notifier.status("reloading")
+        log.info("reloading", file=str(self._config.file))
+
+    def reload_refused(self, error: ConfigError) -> None:
+        """It cannot be used: the old one stays in force."""
+        for problem in error.problems:
+            log.error("config_refused", problem=str(problem))
+        message = "the configuration of before stays in force: " + "; ".join(map(str, error.problems))
+        remedy = "mend it, try it with `learnerd config check`, and reload again"
+        self._telemetry.raise_alarm("config_refused", message, remedy)
+        self.write_status()
+        self._notifier.ready(f"{self._summary()}; the changed configuration is refused")
+
+    def reloaded(self, change: Change) -> None:
+        """A changed configuration is in force; what waits for a restart is named."""
+        log.info("reloaded", applied=change.applied, restart_needed=change.kept)
+        self._telemetry.clear_alarm("config_refused")
+        self._telemetry.clear_alarm("restart_needed")
+        if change.kept:
+            message = f"changed, but not in force before a restart: {', '.join(change.kept)}"
+            remedy = "restart when it suits you: nothing that waits is lost"
+            self._telemetry.raise_alarm("restart_needed", message, remedy, level="notice")
 
     def clock_stepped(self, jump_s: float) -> None:
         """The wall clock was set."""

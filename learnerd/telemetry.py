@@ -59,11 +59,13 @@ class Telemetry:
         config: for paths and digest.
         device: "cpu" or "cuda".
         clock: for ages and uptime.
+        began_s: monotonic seconds since when the process runs.
     """
 
     config: Config
     device: str
     clock: Clock
+    began_s: float
     state: str = "starting"
     head: Checkpoint | None = None
     alarms: dict[str, Alarm] = field(default_factory=dict)
@@ -73,12 +75,10 @@ class Telemetry:
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_EPISODES))
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
     buffered: int = 0
-    started_s: float = 0.0
     policy_updates: PolicyUpdates = field(default_factory=PolicyUpdates)
     drift: ReturnDrift = field(init=False)
 
     def __post_init__(self) -> None:
-        self.started_s = self.clock.monotonic()
         stability = self.config.stability
         self.drift = ReturnDrift(delta=stability.drift_delta, threshold=stability.drift_threshold)
 
@@ -143,7 +143,7 @@ class Telemetry:
             daemon={
                 "state": self.state,
                 "pid": os.getpid(),
-                "uptime_s": self.clock.monotonic() - self.started_s,
+                "uptime_s": self.clock.monotonic() - self.began_s,
                 "device": self.device,
                 "config_digest": self.config.digest(),
             },

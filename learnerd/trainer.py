@@ -3,8 +3,8 @@
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
@@ -28,6 +28,7 @@ class Trainer:
         self._clock = clock
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer")
         self._future: Future[CycleReport] | None = None
+        self._last: Future[Any] | None = None
         self._started_s = 0.0
         self.batch: tuple[Arrival, ...] = ()
 
@@ -65,12 +66,21 @@ class Trainer:
     def submit(self, job: Callable[[], T]) -> "Future[T]":
         """Run ``job`` on the training thread, between cycles."""
         future = self._executor.submit(job)
+        self._last = future
         future.add_done_callback(lambda _: self._wake.set())
         return future
 
-    def close(self) -> None:
-        """Wait for what runs, then end the thread."""
-        self._executor.shutdown(wait=True)
+    @property
+    def idle(self) -> bool:
+        """Neither a cycle nor a job runs or waits, and no report is left to take."""
+        return not self.busy and (self._last is None or self._last.done())
+
+    def close(self, *, timeout_s: float) -> bool:
+        """Wait for what runs, then end the thread; False when it still ran after ``timeout_s``."""
+        last = self._executor.submit(lambda: None)
+        ended = bool(wait([last], timeout=timeout_s).done)
+        self._executor.shutdown(wait=ended, cancel_futures=True)
+        return ended
 
     def _run(self, batch: Sequence[Arrival]) -> CycleReport:
         try:

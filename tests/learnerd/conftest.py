@@ -1,11 +1,15 @@
 """A daemon as a real process, and files as a client that knows nothing of our code would write them."""
 
+import contextlib
 import json
 import os
+import queue
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +32,23 @@ PATCHED = """
 """
 
 
+@contextlib.contextmanager
+def restored_signals():
+    """A daemon in this process takes signals; they are given back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def own_signals():
+    with restored_signals():
+        yield
+
+
 class Site:
     """A folder with a config, a spool and a state, and a daemon over them."""
 
@@ -37,6 +58,7 @@ class Site:
         self.state = folder / "state"
         self.inbox.mkdir(parents=True)
         self.processes = []
+        self.env = dict(ENV)
         self.configure()
 
     def configure(self, text=""):
@@ -49,7 +71,7 @@ class Site:
         """Run a command to its end."""
         return subprocess.run(
             self.command(*arguments),
-            env=ENV,
+            env=self.env,
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -64,7 +86,7 @@ class Site:
         """Start the daemon, with ``patch`` applied to it, and wait until it is ready."""
         command = self.command("run") if patch is None else self.patched(patch, "run")
         log = (self.folder / "daemon.log").open("ab")
-        process = subprocess.Popen(command, env=ENV, cwd=self.folder, stderr=log, stdout=log)
+        process = subprocess.Popen(command, env=self.env, cwd=self.folder, stderr=log, stdout=log)
         log.close()
         self.processes.append(process)
         self.wait(lambda: self._running(process), what="the daemon to be ready")
@@ -121,7 +143,7 @@ class Site:
         """Run the daemon until it is idle, with ``patch`` applied."""
         result = subprocess.run(
             self.patched(patch, "run", "--until-idle"),
-            env=ENV,
+            env=self.env,
             cwd=self.folder,
             check=False,
             timeout=100,
@@ -136,12 +158,8 @@ class Site:
         import learnerd.daemon  # noqa: PLC0415 - loads torch
         from learnerd.config import load_config  # noqa: PLC0415
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with restored_signals():
             return learnerd.daemon.run(load_config(self.folder / "config.toml", {}), mode="until_idle")
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def run_and_crash(self, patch):
         """Run the daemon with ``patch`` applied, which ends it as a kill would."""
@@ -151,6 +169,53 @@ class Site:
     def files(self, *parts):
         folder = self.folder.joinpath("spool", *parts)
         return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
+
+
+class Manager:
+    """A service manager's end of the notification socket; a daemon must never find it full."""
+
+    def __init__(self, folder):
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(folder / "notify"))
+        self.address = str(folder / "notify")
+        self._lines = queue.Queue()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self):
+        while message := self._socket.recv(4096):
+            for line in message.decode().splitlines():
+                self._lines.put(line)
+
+    def wait(self, *wanted):
+        """Read up to the first line that is one of ``wanted``; return it."""
+        while True:
+            line = self._lines.get(timeout=60)
+            if line in wanted:
+                return line
+
+    def reload(self, process):
+        """Send SIGHUP; return the states that the daemon goes through."""
+        process.send_signal(signal.SIGHUP)
+        return [self.wait("RELOADING=1", "READY=1"), self.wait("RELOADING=1", "READY=1")]
+
+    def next(self, timeout_s=60.0):
+        """Return the next line; raise queue.Empty when none comes."""
+        return self._lines.get(timeout=timeout_s)
+
+    def close(self):
+        self._socket.shutdown(socket.SHUT_RD)
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(site, tmp_path):
+    """Daemons of ``site`` that start from now on report to this manager."""
+    manager = Manager(tmp_path)
+    site.env["NOTIFY_SOCKET"] = manager.address
+    yield manager
+    manager.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,31 +174,29 @@ def test_silence_is_told_by_the_clock_that_nobody_sets(config, monkeypatch):
     assert [found["id"] for found in live_document(config)["alarms"]] == ["status_stale"]
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_a_start_on_a_full_disk_waits_for_space(config, monkeypatch):
     tries = []
 
     @contextlib.contextmanager
     def build(*_):
         tries.append(1)
-        yield SimpleNamespace(start=start, run=lambda: 42)
+        yield SimpleNamespace(start=start, run=lambda: 42, change=None, cut_short=False)
 
-    def start():
+    def start(_change):
         if len(tries) < 3:
             raise StoreError("publishing failed") from FULL
 
     monkeypatch.setattr(daemon, "_build", build)
     config.schedule = SimpleNamespace(rescan_s=0.0)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert daemon.run(config) == 42
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert daemon.run(config) == 42
     assert len(tries) == 3
     tries.clear()
     with pytest.raises(StoreError):
         daemon.run(config, mode="once")
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_a_start_that_fails_otherwise_ends(config, monkeypatch):
     monkeypatch.setattr(
         daemon, "_build", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no"))

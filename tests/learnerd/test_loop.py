@@ -9,6 +9,7 @@ from experience.claims import Claim
 from learnerd import daemon
 from learnerd.arrival import Arrival
 from learnerd.config import Config
+from learnerd.requests import Requests
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def claim(tmp_path):
 
 
 def test_a_full_queue_waits_for_the_trainer_even_when_a_retry_is_due(config, claim, make_episode):
-    with daemon._build(config, "forever") as loop:
+    with daemon._build(config, "forever", Requests()) as loop:
         loop._next_scan_s = loop._next_status_s = math.inf
         loop._trainer._future = Future()  # a cycle is under way
         loop._intake._retry(claim, delay_s=0.0, resumed=False)
