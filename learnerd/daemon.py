@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -18,12 +17,13 @@ from experience.outcomes import Outcomes
 from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
-from learnerd.errors import ConfigError, ConfigProblem
+from learnerd.errors import ConfigError
 from learnerd.exit_codes import ExitCode
 from learnerd.gate import Gate
 from learnerd.log import configure as configure_log
 from learnerd.loop import Loop, Mode
 from learnerd.notify import Notifier
+from learnerd.published_policy import policy_problems
 from learnerd.reload import Change
 from learnerd.requests import Requests
 from learnerd.threads import thread_count
@@ -179,19 +179,6 @@ def check_against(config: Config, spec: PolicySpec) -> None:
     Raises:
         ConfigError: naming each key that asks for another policy.
     """
-    published = spec.to_json()
-    wanted = config.policy.model_dump(mode="json", exclude_none=True)
-    problems = [
-        ConfigProblem(
-            source=str(config.file or "config"),
-            table="policy",
-            key=key,
-            value=json.dumps(value),
-            accepted=f"{json.dumps(published[key])}, as in the policy in {config.paths.state}",
-            hint="another policy needs a state folder of its own",
-        )
-        for key, value in wanted.items()
-        if published[key] != value
-    ]
+    problems = policy_problems(config, spec.to_json())
     if problems:
         raise ConfigError(problems)

@@ -56,7 +56,7 @@ class Installation:
         script = Path(sys.executable).with_name("learnerd")
         command = (str(script),) if script.exists() else (sys.executable, "-m", "learnerd")
         places = (sys.prefix, sys.base_prefix, Path(__file__).parents[1])
-        return cls(command=command, folders=tuple(map(Path, places)), systemd=systemd_release())
+        return cls(command=command, folders=tuple(Path(place) for place in places), systemd=systemd_release())
 
 
 def systemd_release() -> int:

@@ -58,6 +58,11 @@ def details(state: Path, version: int) -> dict[str, Any]:
     }
 
 
+def manifest(state: Path, version: int) -> dict[str, Any]:
+    """The manifest as it is; {} when it cannot be read."""
+    return _manifest(state, version)[0]
+
+
 def current(state: Path) -> int | None:
     """What ``CURRENT`` names; None when it is missing or names no version."""
     try:

@@ -99,3 +99,13 @@ def test_status_loads_nothing_heavy(tmp_path):
     config.write_text("")
     arguments = ["status", "--json", "--config", str(config)]
     assert not loaded(COMMAND.format(arguments=arguments, code=3)) & {"torch", "pyarrow", "numpy"}
+
+
+def test_doctor_and_service_load_nothing_heavy_themselves(tmp_path):
+    """The episode that the doctor tries is learned from in a process of its own."""
+    (tmp_path / "config.toml").write_text("[batch]\nmin_episodes = 0")
+    heavy = {"torch", "pyarrow", "numpy"}
+    arguments = ["doctor", "--json", "--config", str(tmp_path / "config.toml")]
+    without_trial = "import learnerd.doctor.trial as trial; trial._run = lambda *_: (1, '')\n"
+    assert not loaded(without_trial + COMMAND.format(arguments=arguments, code=6)) & heavy
+    assert not loaded(COMMAND.format(arguments=["service", "print"], code=0)) & heavy

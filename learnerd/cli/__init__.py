@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from learnerd.errors import LearnerdError
 from learnerd.exit_codes import ExitCode
 
-COMMANDS = ("demo", "setup", "run", "status", "replay", "config", "versions", "service")
+COMMANDS = ("demo", "setup", "run", "status", "replay", "config", "versions", "doctor", "service")
 """Each is ``learnerd.cli.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``."""
 
 

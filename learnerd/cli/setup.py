@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from learnerd.checks import Check, run_checks
+from learnerd.cli import doctor
 from learnerd.config import FILE_NAME, TEMPLATE, Config, load_config
+from learnerd.doctor import examine
 from learnerd.exit_codes import ExitCode
-
-COLORS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
 def command(
@@ -27,9 +26,8 @@ def command(
     _write_template(file, force=force)
     config = load_config(file, os.environ)
     _make_folders(config)
-    checks = run_checks(config)
-    _print(checks)
-    if any(check.verdict == "failure" for check in checks):
+    findings = doctor.show(examine(config, os.environ))
+    if doctor.exit_code(findings) == ExitCode.FAILURE:
         raise typer.Exit(ExitCode.FAILURE)
     option = "" if folder.resolve() == Path.cwd() else f" --config {shlex.quote(str(file))}"
     typer.echo(f"\nnext:\n  learnerd run{option}\n  learnerd status{option}")
@@ -56,15 +54,3 @@ def _make_folders(config: Config) -> None:
     for name in ("checkpoints", "ledger", "lock"):
         (config.paths.state / name).mkdir(parents=True, exist_ok=True)
     typer.echo(f"folders: {config.paths.spool}, {config.paths.state}")
-
-
-def _print(checks: list[Check]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed before
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table("check", "", "found", "remedy", box=None, pad_edge=False)
-    for check in checks:
-        verdict = f"[{COLORS[check.verdict]}]{check.verdict}[/]"
-        table.add_row(check.name, verdict, escape(check.found), escape(check.remedy))
-    Console(highlight=False, emoji=False).print(table)

@@ -243,23 +243,29 @@ def test_setup_writes_a_config_its_folders_and_says_what_is_next(learnerd, tmp_p
         assert (site / name).is_dir()
     assert "learnerd run --config 'my site/config.toml'" in result.stdout
     assert "learnerd status --config 'my site/config.toml'" in result.stdout
-    for check in ("python", "torch", "spool", "state", "renames", "fsync", "inotify", "free space"):
-        assert f"\n{check} " in result.stdout
+    for check in ("python", "torch", "spool", "state", "renames", "fsync", "inotify", "pipeline"):
+        assert f" {check}: " in result.stdout
     assert not [path for path in site.rglob("*") if path.is_file() and path.name != "config.toml"]
 
 
-def test_setup_keeps_a_config_that_is_there(learnerd, tmp_path):
+def test_setup_keeps_a_config_that_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("learnerd.cli.setup.examine", lambda *_: iter(()))
+    monkeypatch.chdir(tmp_path)
     write_config(tmp_path, '[paths]\nspool = "elsewhere"')
-    result = learnerd("setup")
-    assert result.returncode == 0
-    assert "stays as it is" in result.stdout
+    monkeypatch.setattr(sys, "argv", ["learnerd", "setup"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert "stays as it is" in capsys.readouterr().out
     assert tomllib.loads((tmp_path / "config.toml").read_text())["paths"] == {"spool": "elsewhere"}
     assert (tmp_path / "elsewhere" / "in").is_dir()
-    forced = learnerd("setup", "--force")
-    assert forced.returncode == 0
+    monkeypatch.setattr(sys, "argv", ["learnerd", "setup", "--force"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
     assert (tmp_path / "config.toml").read_bytes() == TEMPLATE.read_bytes()
     assert "elsewhere" in (tmp_path / "config.toml.bak").read_text()
-    assert "  learnerd run\n" in forced.stdout
+    assert "  learnerd run\n" in capsys.readouterr().out
 
 
 def test_setup_reports_a_broken_config_that_is_there(learnerd, tmp_path):

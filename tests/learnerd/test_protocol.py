@@ -3,20 +3,18 @@
 import contextlib
 import queue
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
+
+from learnerd.clock import Clock
+from learnerd.trainer import Trainer
 
 HANGS = """
 import time
 from learnerd import cycle
 cycle.Cycle._learn = lambda *a, **k: time.sleep(1000)
-"""
-
-HANGS_IN_HOUSEKEEPING = """
-import time
-from learnerd import maintenance, loop
-maintenance.prune_store = lambda *a: time.sleep(1000)
-maintenance.PRUNE_EVERY = 1
 """
 
 NO_SPACE = """
@@ -51,34 +49,37 @@ def test_ready_status_beats_and_stopping(site, drop, manager):
     assert len(site.ledger_ids()) == 3
 
 
-def test_a_learner_that_hangs_misses_its_beats_and_a_kill_loses_nothing(site, drop, manager):
-    site.configure("[batch]\nmin_episodes = 1")
+def test_a_learner_that_hangs_misses_its_beats_and_is_not_waited_for_for_ever(site, drop, manager):
+    site.configure("[daemon]\ndrain_s = 0.2\n[batch]\nmin_episodes = 1")
     site.env["WATCHDOG_USEC"] = "400000"
     process = site.start(patch=HANGS)
     manager.wait("WATCHDOG=1")
-    drop()
-    with contextlib.suppress(queue.Empty):
-        while True:  # until nothing but the status is heard for several intervals
-            manager.next(timeout_s=3.0)
-    process.send_signal(signal.SIGABRT)  # as the manager does
-    assert process.wait(timeout=60) == -signal.SIGABRT
-    assert site.learnerd("run", "--until-idle").returncode == 0
-    assert site.ledger_ids() == ["episode-1"]
-
-
-@pytest.mark.parametrize("patch", [HANGS, HANGS_IN_HOUSEKEEPING], ids=["update", "housekeeping"])
-def test_what_outlasts_the_drain_is_broken_off_and_learned_after_the_next_start(site, drop, patch):
-    site.configure("[daemon]\ndrain_s = 0.5\n[batch]\nmin_episodes = 1")
-    process = site.start(patch=patch)
     for _ in range(3):
         drop()
-    site.wait(lambda: not site.files("in"), what="every file to be claimed")
+    with contextlib.suppress(queue.Empty):
+        while True:  # until nothing is heard for several intervals
+            manager.next(timeout_s=3.0)
     assert site.stop(process) == 0
+    manager.wait("STOPPING=1")
     assert "drain_cut_short" in site.log()
+    assert site.current() is None
     assert site.learnerd("status").returncode == 3
-    site.learnerd("run", "--until-idle")
+    assert site.run_here() == 0
     assert sorted(site.ledger_ids()) == ["episode-1", "episode-2", "episode-3"]
     assert site.files("claimed") == []
+
+
+@pytest.mark.parametrize(("seconds", "ended"), [(60.0, True), (0.01, False)])
+def test_a_job_on_the_training_thread_is_waited_for_within_limits(seconds, ended):
+    trainer = Trainer(SimpleNamespace(), wake=threading.Event(), clock=Clock(remember_s=0.0))
+    go_on = threading.Event()
+    job = trainer.submit(go_on.wait)
+    assert not trainer.idle
+    if ended:
+        go_on.set()
+    assert trainer.close(timeout_s=seconds) is ended
+    go_on.set()
+    assert job.result(timeout=60)
 
 
 def test_a_full_disk_at_the_start_asks_the_manager_for_patience(site, manager):

@@ -160,7 +160,7 @@ def scenario():
 
 try:
     scenario()
-except Exception:  # whatever it was, the one outside is to see it
+except Exception:  # noqa: BLE001 - whatever it was, the one outside is to see it
     seen["error"] = traceback.format_exc()
     seen["journal"] = sh("systemctl", "status", UNIT, check=False).stdout
     seen["log"] = sh("journalctl", "--no-pager", "--lines=60", check=False).stdout

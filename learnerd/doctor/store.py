@@ -1,0 +1,28 @@
+"""Is every published version whole? Every byte of every file is read."""
+
+from collections.abc import Iterator
+
+from learnerd import versions
+from learnerd.config import Config
+from learnerd.doctor.finding import Finding, failure, ok, warning
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """Check every file of every version against its hash, and what CURRENT names."""
+    state = config.paths.state
+    numbers = versions.numbers(state)
+    damaged = {}
+    for number in numbers:
+        damage = versions.details(state, number)["damage"]
+        if damage and number in versions.numbers(state):  # not pruned while it was read
+            damaged[number] = damage
+    for number, damage in damaged.items():
+        remedy = "start the daemon: it learns again from the archive what was in it; look at the disk"
+        yield failure(f"version {number}", "; ".join(damage), remedy)
+    if not damaged:
+        yield ok("versions", f"{len(numbers)}, all files as their manifests say" if numbers else "none yet")
+    current, numbers = versions.current(state), versions.numbers(state)
+    if numbers and current not in numbers:
+        what = "no version that is there" if current is None else f"version {current}, which is gone"
+        remedy = "start the daemon: it mends it; until then clients keep what they have"
+        yield warning("CURRENT", f"names {what}", remedy)

@@ -1,0 +1,29 @@
+"""``[policy]`` held against the policy that a state folder already has: it holds one, for good."""
+
+import json
+from collections.abc import Mapping
+
+from learnerd.config import Config
+from learnerd.errors import ConfigProblem
+
+
+def policy_problems(config: Config, published: Mapping[str, object]) -> list[ConfigProblem]:
+    """Name each key of ``[policy]`` that asks for another policy.
+
+    Args:
+        config: the configuration.
+        published: the policy as its manifest describes it; {} when there is none.
+    """
+    wanted = config.policy.model_dump(mode="json", exclude_none=True)
+    return [
+        ConfigProblem(
+            source=str(config.file or "config"),
+            table="policy",
+            key=key,
+            value=json.dumps(value),
+            accepted=f"{json.dumps(published[key])}, as in the policy in {config.paths.state}",
+            hint="another policy needs a state folder of its own",
+        )
+        for key, value in wanted.items()
+        if key in published and published[key] != value
+    ]
