@@ -27,6 +27,7 @@ from faults import Injector, injected
 import learnerd.daemon
 import learnerd.learn
 import learnerd.loop
+import learnerd.maintenance
 import learnerd.trainer
 from experience import decode_child, wire
 from experience.archive import read_rows, read_shard
@@ -178,7 +179,7 @@ class Scenario:
 
     def run(self, site: Path) -> int:
         """Run the daemon over the site until it is idle, in this process."""
-        learnerd.loop.PRUNE_EVERY = 1 if self.prune else 10**9
+        learnerd.maintenance.PRUNE_EVERY = 1 if self.prune else 10**9
         return learnerd.daemon.run(self.config(site), mode="until_idle")
 
     def _build(self) -> None:

@@ -20,7 +20,7 @@ chunk_episodes = 1
 [stability]
 starvation_episodes = 3
 """
-PRUNE_OFTEN = "import learnerd.loop; learnerd.loop.PRUNE_EVERY = 1"
+PRUNE_OFTEN = "import learnerd.maintenance; learnerd.maintenance.PRUNE_EVERY = 1"
 
 
 def acted(site, drop, version, *, off=0.0, **fields):
