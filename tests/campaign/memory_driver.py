@@ -19,8 +19,7 @@ from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import Cycle
 from learnerd.gate import Gate
-from learnerd.maintenance import PRUNE_EVERY
-from learnerd.maintenance import prune_store
+from learnerd.maintenance import PRUNE_EVERY, prune_store
 from learnerd.trainer import trim_memory
 from policies.store import CheckpointStore
 
