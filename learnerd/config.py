@@ -7,6 +7,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from learnerd.config_tables import (
     Admission,
     Batch,
     Daemon,
+    History,
     Learner,
     Merge,
     Paths,
@@ -29,6 +31,7 @@ from learnerd.config_tables import (
     Store,
     Table,
     Telemetry,
+    split_address,
 )
 from learnerd.errors import ConfigError, ConfigProblem
 
@@ -56,6 +59,7 @@ class Config(Table):
     archive: Retention = Retention()
     quarantine: QuarantineRetention = QuarantineRetention()
     schedule: Schedule = Schedule()
+    history: History = History()
     telemetry: Telemetry = Telemetry()
 
     _file: Path | None = PrivateAttr(None)
@@ -84,6 +88,11 @@ class Config(Table):
         if self.learner.algorithm == "reinforce" and self.batch.reuse > 1:
             # It learns from archived episodes as if the newest policy had acted in them.
             raise _across("batch", "reuse", json.dumps(self.batch.reuse), '1.0 with algorithm "reinforce"')
+        if self.telemetry.http and self.telemetry.token_file is None:
+            host, _ = split_address(self.telemetry.http)
+            if not ip_address(host).is_loopback:
+                accepted = 'an address of this machine alone, such as "127.0.0.1:8642", or token_file too'
+                raise _across("telemetry", "http", json.dumps(self.telemetry.http), accepted)
         spool, state = (path.resolve() for path in (self.paths.spool, self.paths.state))
         if spool.is_relative_to(state) or state.is_relative_to(spool):
             raise _across("paths", "state", json.dumps(str(state)), f"a folder apart from spool, {spool}")

@@ -4,6 +4,7 @@ Units are in the names: ``_s`` seconds, ``_minutes``, ``_days``, ``_bytes``, ``_
 """
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 ACCEPTED_ACTION = '{ kind = "discrete", n = 2 } or { kind = "continuous", shape = [1] }'
 
 CRON_FIELD = re.compile(r"(\*|[0-9]+(-[0-9]+)?|[a-z]{3}(-[a-z]{3})?)(/[1-9][0-9]*)?", re.IGNORECASE)
+MAX_PORT = 65_535
 CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
@@ -45,6 +47,29 @@ def _check_cron(text: str) -> str:
     return text
 
 
+def _check_address(text: str) -> str:
+    if text:
+        split_address(text)
+    return text
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """IP address and port of ``host:port``; "localhost" is 127.0.0.1.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > MAX_PORT:
+        raise ValueError(f"{text!r} does not end with a port")
+    if host == "localhost":
+        return "127.0.0.1", int(port)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (":" in bare) != (bare != host):
+        raise ValueError("an IPv6 address is written in brackets")
+    return str(ip_address(bare)), int(port)
+
+
 Folder = Annotated[Path, BeforeValidator(_to_path), Field(description="a folder's name, as text")]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -60,6 +85,11 @@ Cron = Annotated[
     str,
     AfterValidator(_check_cron),
     Field(description='five cron fields (minute hour day month weekday), such as "30 3 * * *"'),
+]
+Address = Annotated[
+    str,
+    AfterValidator(_check_address),
+    Field(description='"" or an IP address and a port, such as "127.0.0.1:8642" or "[::1]:8642"'),
 ]
 
 
@@ -255,12 +285,27 @@ class Schedule(Table):
     compact: Cron = "30 3 * * *"
 
 
+class History(Table):
+    """How much of the past is kept, and how finely."""
+
+    keep_cycles: Count = 20_000
+    keep_minute_days: Positive = 30.0
+    keep_hour_days: Positive = 1100.0
+
+
 class Telemetry(Table):
     """What the daemon tells about itself."""
 
+    # Defaults too are relative to the config file.
+    model_config = ConfigDict(validate_default=True)
+
     log: Literal["auto", "json", "console"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
-    http: Literal[""] = Field(default="", description='""; the HTTP endpoint comes with a later release')
-    tensorboard: Literal[False] = Field(
-        default=False, description="false; TensorBoard comes with a later release"
+    http: Address = ""
+    http_names: Annotated[tuple[str, ...], BeforeValidator(_to_tuple)] = Field(
+        default=(), description='a list of host names, such as ["box.lan"]'
     )
+    token_file: Annotated[Path, BeforeValidator(_to_path)] | None = Field(
+        default=None, description="a file's name, as text"
+    )
+    tensorboard: bool = False

@@ -14,6 +14,7 @@ from learnerd.errors import ConfigError
 from learnerd.gate import Gate
 from learnerd.notify import Notifier
 from learnerd.reload import Change
+from learnerd.observers import Observers
 from learnerd.repair import Repairs
 from learnerd.status_file import write_status
 from learnerd.telemetry import Telemetry
@@ -55,11 +56,13 @@ class Reporter:
         self._spool = spool
         self._gate = gate
         self._notifier = notifier
+        self._observers = Observers(config)
 
     def ready(self, *, resumed: int) -> None:
         """The first scan is done."""
         self._telemetry.state = "running"
         self._watch_returns()
+        self._observers.start()
         self.write_status()
         self._notifier.ready(self._summary())
         head = self._telemetry.head
@@ -85,6 +88,7 @@ class Reporter:
             log.warning("drain_cut_short", remedy="nothing is lost; raise [daemon] drain_s to wait longer")
         self._telemetry.state = "stopped"
         self.write_status()
+        self._observers.close()
 
     def reloading(self) -> None:
         """The configuration is being read again."""
@@ -131,6 +135,7 @@ class Reporter:
             self._inferred(report.inferred)
         if report.published is not None:
             self._published(report)
+            self._observers.note(self._telemetry.row(report, self._gate.counts()))
             self._watch_entropy(report)
             self._watch_returns()
         self.write_status()
@@ -159,6 +164,7 @@ class Reporter:
     def write_status(self) -> None:
         """Write the status file; a full disk must not end the daemon."""
         self._look_for_starvation()
+        self._observers.report_to(self._telemetry)
         document = self._telemetry.document(self._spool, self._gate.counts())
         try:
             write_status(self._config.paths.state, document)

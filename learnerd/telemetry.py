@@ -2,16 +2,20 @@
 
 import os
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from experience.collate import usable_steps
 from experience.spool import Spool
+from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
 from learnerd.drift import ReturnDrift
+from learnerd.history import Row
 from learnerd.learn import SPENT
 from learnerd.policy_updates import PolicyUpdates
 from learnerd.reuse import CREDITS, balance
@@ -24,6 +28,12 @@ COUNTED = (
 )
 _LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
 """What the last cycle's report gives; the others are counted here."""
+
+FROM_LEARNING = (
+    *("loss", "value_loss", "grad_norm", "entropy", "kl"),
+    *("ess_fraction", "staleness_mean", "lr"),
+)
+"""What the history takes from the last update as it is."""
 
 LOGP_SOURCES = ("logged", "recovered", "missing")
 """Episodes whose log-probabilities the client logged, or the version that acted gave, or nobody knows."""
@@ -74,6 +84,7 @@ class Telemetry:
     publish_s: float | None = None
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_EPISODES))
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
+    lags_s: tuple[float, ...] = ()
     buffered: int = 0
     policy_updates: PolicyUpdates = field(default_factory=PolicyUpdates)
     drift: ReturnDrift = field(init=False)
@@ -111,11 +122,8 @@ class Telemetry:
         for episode in episodes:
             self.returns.append(episode.total_reward)
             self.drift.update(episode.total_reward)
-        now = self.clock.monotonic()
-        for arrival in report.arrivals:
-            if arrival.seen_s is not None:
-                before_claim_s = max(0.0, arrival.claimed_at - arrival.mtime_s)
-                self.latencies_s.append(before_claim_s + now - arrival.seen_s)
+        self.lags_s = self._lags_s(report.arrivals)
+        self.latencies_s.extend(self.lags_s)
         self.policy_updates.note(report.learned.reports)
         last = report.learned.reports[-1]
         self.learning = {
@@ -136,6 +144,30 @@ class Telemetry:
             "plasticity": _plasticity(report),
         }
 
+    def row(self, report: CycleReport, verdicts: Mapping[str, Mapping[str, int]]) -> Row:
+        """What the history keeps of a cycle that published; call it after ``note``."""
+        assert report.learned is not None
+        returns = [episode.total_reward for episode in report.learned.episodes]
+        plasticity_ = self.learning.get("plasticity") or {}
+        return {
+            "at": self.clock.wall(),
+            "version": self.head.version if self.head is not None else None,
+            "cycles": 1,
+            "episodes": len(returns),
+            "steps": sum(map(usable_steps, report.learned.episodes)),
+            "learned": self._counter("episodes"),
+            **{verdict: sum(counts.values()) for verdict, counts in verdicts.items()},
+            "updates": self._counter("updates"),
+            "return_mean": float(np.mean(returns)),
+            "return_min": min(returns),
+            "return_max": max(returns),
+            "lag_s": float(np.mean(self.lags_s)) if self.lags_s else None,
+            "update_s": report.update_s,
+            "publish_s": report.publish_s,
+            "dormant_fraction": plasticity_.get("dormant_fraction"),
+            **{name: self.learning.get(name) for name in FROM_LEARNING},
+        }
+
     def document(self, spool: Spool, verdicts: dict[str, dict[str, int]]) -> dict[str, Any]:
         """Build the status document; unknown values are None; what ``status`` sees for itself is left out."""
         sizes = spool.sizes()
@@ -153,6 +185,15 @@ class Telemetry:
             latency=self._latency(),
             disk={"spool_bytes": sizes.spool_bytes, "archive_bytes": sizes.archive_bytes},
             alarms=[asdict(alarm) for alarm in self.alarms.values()],
+        )
+
+    def _lags_s(self, arrivals: Sequence[Arrival]) -> tuple[float, ...]:
+        """Seconds from each file's last change until now; files of an earlier run say nothing."""
+        now = self.clock.monotonic()
+        return tuple(
+            max(0.0, arrival.claimed_at - arrival.mtime_s) + now - arrival.seen_s
+            for arrival in arrivals
+            if arrival.seen_s is not None
         )
 
     def _counter(self, name: str) -> int:

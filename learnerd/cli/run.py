@@ -6,6 +6,7 @@ import typer
 
 from learnerd import log
 from learnerd.cli.options import ConfigOption, read_config
+from learnerd.tensorboard_events import require_tensorboard
 from learnerd.threads import pin_threads
 
 
@@ -22,6 +23,8 @@ def command(
     if once and until_idle:
         raise typer.BadParameter("--once and --until-idle exclude each other")
     settings = read_config(ctx, config)
+    if settings.telemetry.tensorboard:
+        require_tensorboard(settings.file)
     log.configure(form=settings.telemetry.log, level=settings.telemetry.level)
     pin_threads(settings)
     from learnerd.daemon import run  # noqa: PLC0415 - loads torch

@@ -45,6 +45,14 @@ def test_template_names_every_key():
             assert re.search(rf"^(# )?{key} = ", section, re.MULTILINE), f"[{name}] {key}"
 
 
+@pytest.mark.parametrize(
+    "http", ["", "127.0.0.1:0", "localhost:80", "[::1]:8642", "127.9.9.9:1", '0.0.0.0:80"\ntoken_file = "t']
+)
+def test_addresses_that_are_accepted(tmp_path, http):
+    telemetry = load_config(write(tmp_path, f'[telemetry]\nhttp = "{http}"'), {}).telemetry
+    assert telemetry.token_file == (tmp_path / "t" if "token" in http else None)
+
+
 def test_template_says_why_for_every_key():
     for line in TEMPLATE.read_text(encoding="utf-8").splitlines():
         if re.match(r"^[a-z_]+ = ", line) and not line.startswith(
@@ -134,8 +142,17 @@ def test_learner_bounds_are_those_of_the_learner(tmp_path, key, value):
         ('[daemon]\nname = "../x"', "daemon", "name", ["letters"]),
         ('[schedule]\nquiet = ["0 9 * * *"]', "schedule", "quiet", ["later release"]),
         ('[schedule]\ncompact = "30 25 * * *"', "schedule", "compact", ["five cron fields"]),
-        ('[telemetry]\nhttp = ":9000"', "telemetry", "http", ["later release"]),
-        ("[telemetry]\ntensorboard = true", "telemetry", "tensorboard", ["later release"]),
+        ('[telemetry]\nhttp = ":9000"', "telemetry", "http", ['":9000"', "127.0.0.1:8642"]),
+        ('[telemetry]\nhttp = "127.0.0.1"', "telemetry", "http", ["and a port"]),
+        ('[telemetry]\nhttp = "127.0.0.1:70000"', "telemetry", "http", ["and a port"]),
+        ('[telemetry]\nhttp = "::1:80"', "telemetry", "http", ["[::1]:8642"]),
+        ('[telemetry]\nhttp = "box.lan:80"', "telemetry", "http", ["an IP address"]),
+        ('[telemetry]\nhttp = "0.0.0.0:80"', "telemetry", "http", ["0.0.0.0", "or token_file too"]),
+        ('[telemetry]\nhttp = "[::]:80"', "telemetry", "http", ["[::]", "or token_file too"]),
+        ("[telemetry]\ntoken_file = 3", "telemetry", "token_file", ["a file's name"]),
+        ("[telemetry]\ntensorboard = 1", "telemetry", "tensorboard", ["true or false"]),
+        ("[history]\nkeep_cycles = 0", "history", "keep_cycles", ["an integer >= 1"]),
+        ("[history]\nkeep_days = 3", "history", "keep_days", ["no such key"]),
         ('[merge]\nweighting = "time"', "merge", "weighting", ['"none"', '"episodes"', '"age"']),
         ("[merge]\nhalf_life_s = 0", "merge", "half_life_s", ["0", "> 0"]),
         ("[paths]\nspool = 3", "paths", "spool", ["a folder's name"]),
