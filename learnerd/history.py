@@ -119,30 +119,50 @@ def thin(database: sqlite3.Connection, keep: Keep, *, now: float) -> None:
 
 
 def read_points(
-    state: Path, *, since: float = 0.0, until: float = 1e12, points: int = 600
+    state: Path,
+    *,
+    since: float = 0.0,
+    until: float = 1e12,
+    last_s: float | None = None,
+    points: int = 600,
+    names: Sequence[str] = COLUMNS,
 ) -> dict[str, list[Any]]:
     """Each column as a list, oldest first, drawn together into at most ``points`` spans of equal length.
 
     Every list is empty when there is no history.
 
+    Args:
+        state: where the file is.
+        since: UTC seconds.
+        until: UTC seconds.
+        last_s: take no more than the last so many seconds before the newest row.
+        points: at most so many.
+        names: which columns.
+
     Raises:
         sqlite3.Error: it cannot be read.
     """
     if not (state / FILE_NAME).exists():
-        return {name: [] for name in COLUMNS}
+        return {name: [] for name in names}
+    selected = ", ".join(_AGGREGATES[name] for name in names)
     with contextlib.closing(_open_for_reading(state / FILE_NAME)) as database:
-        bounds = (since, until)
-        first, last = database.execute(
-            "SELECT MIN(at), MAX(at) FROM points WHERE at BETWEEN ? AND ?", bounds
-        ).fetchone()
-        width_s = max((last - first) / points, 1e-3) if first is not None else 1.0
+        first, last = _ends(database, since, until)
+        if last_s is not None and last - first > last_s:
+            first, last = _ends(database, last - last_s, until)
         found = database.execute(
-            f"SELECT {_SELECTED} FROM points WHERE at BETWEEN ? AND ?"  # noqa: S608 - our own names
-            " GROUP BY MIN(CAST((at - ?) / ? AS INTEGER), ?) ORDER BY at",
-            (*bounds, first, width_s, points - 1),
+            f"SELECT {selected} FROM points WHERE at BETWEEN ? AND ?"  # noqa: S608 - our own names
+            " GROUP BY MIN(CAST((at - ?) / ? AS INTEGER), ?) ORDER BY MAX(at)",
+            (first, last, first, max((last - first) / points, 1e-3), points - 1),
         ).fetchall()
-    columns = zip(*found, strict=True) if found else ((),) * len(COLUMNS)
-    return {name: list(values) for name, values in zip(COLUMNS, columns, strict=True)}
+    columns = zip(*found, strict=True) if found else ((),) * len(names)
+    return {name: list(values) for name, values in zip(names, columns, strict=True)}
+
+
+def _ends(database: sqlite3.Connection, since: float, until: float) -> tuple[float, float]:
+    """The times of the first and the last row between two moments; the moments where there is none."""
+    query = "SELECT MIN(at), MAX(at) FROM points WHERE at BETWEEN ? AND ?"
+    first, last = database.execute(query, (since, until)).fetchone()
+    return (since, until) if first is None else (first, last)
 
 
 def _widen(database: sqlite3.Connection, narrow_s: int, wide_s: int, *, before: float) -> None:
@@ -184,7 +204,8 @@ def _make_table(database: sqlite3.Connection) -> None:
     for name in COLUMNS:
         if name not in known:
             database.execute(f"ALTER TABLE points ADD COLUMN {name} REAL")
-    database.execute("CREATE INDEX IF NOT EXISTS points_at ON points (span_s, at)")
+    database.execute("CREATE INDEX IF NOT EXISTS points_span_at ON points (span_s, at)")
+    database.execute("CREATE INDEX IF NOT EXISTS points_at ON points (at)")
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:

@@ -12,7 +12,18 @@ from typer.core import TyperGroup
 from learnerd.errors import LearnerdError
 from learnerd.exit_codes import ExitCode
 
-COMMANDS = ("demo", "setup", "run", "status", "replay", "config", "versions", "doctor", "service")
+COMMANDS = (
+    "demo",
+    "setup",
+    "run",
+    "status",
+    "report",
+    "replay",
+    "config",
+    "versions",
+    "doctor",
+    "service",
+)
 """Each is ``learnerd.cli.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``."""
 
 

@@ -1,13 +1,15 @@
 """``learnerd status``: is it running, does it learn, what is wrong. Needs no running daemon."""
 
 import os
-from typing import Any
+import sys
+from typing import Annotated, Any
 
 import typer
 
 from learnerd import status_file
 from learnerd.cli.options import ConfigOption, JsonOption, ago, local_time, print_json, read_config
 from learnerd.exit_codes import ExitCode
+from learnerd.trend import Trend, read_trend, sparkline
 
 STATES = {
     "starting": "starting",
@@ -19,34 +21,62 @@ STATES = {
 }
 
 
-def command(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def command(
+    ctx: typer.Context,
+    *,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+) -> None:
     """Show what the daemon does; exit code 3 when it is down, 4 when something is wrong with it."""
-    document = status_file.live_document(read_config(ctx, config))
+    if watch and as_json:
+        raise typer.BadParameter("--watch and --json exclude each other")
+    settings = read_config(ctx, config)
+    if watch:
+        from learnerd.cli.watch import watch as watch_status  # noqa: PLC0415 - not needed to look once
+
+        raise typer.Exit(watch_status(settings))
+    document = status_file.live_document(settings)
     if as_json:
         print_json({name: value for name, value in document.items() if name != "process"})
     else:
-        _print(document)
+        text = shown(document, read_trend(settings.paths.state), sys.stdout.encoding)
+        typer.echo(text, color=False if os.environ.get("NO_COLOR") else None)  # None: on a terminal only
+    raise typer.Exit(exit_code(document))
+
+
+def exit_code(document: dict[str, Any]) -> ExitCode:
+    """What a live document means to a script."""
     if not status_file.is_alive(document):
-        raise typer.Exit(ExitCode.DAEMON_DOWN)
-    if not status_file.is_healthy(document):
-        raise typer.Exit(ExitCode.DEGRADED)
+        return ExitCode.DAEMON_DOWN
+    return ExitCode.OK if status_file.is_healthy(document) else ExitCode.DEGRADED
 
 
-def _print(document: dict[str, Any]) -> None:
-    color = False if os.environ.get("NO_COLOR") else None  # None: where standard output is a terminal
-    lines = _lines(document, document["process"]["written_at"])
+def shown(document: dict[str, Any], trend: Trend | None, encoding: str) -> str:
+    """What ``status`` shows, with terminal colors: a line for each thing, then each alarm with what to do.
+
+    Without rich, which takes as long to import as all the rest.
+    """
+    lines = _lines(document, document["process"]["written_at"], _trend(trend, encoding))
     width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        typer.echo(f"{typer.style(name.ljust(width), bold=True)}  {_printable(text)}", color=color)
+    parts = [f"{typer.style(name.ljust(width), bold=True)}  {_printable(text)}" for name, text in lines]
     for alarm in document["alarms"]:
-        message = typer.style(
-            f"! {_printable(alarm['message'])}", fg="yellow" if alarm.get("level") == "notice" else "red"
-        )
+        color = "yellow" if alarm.get("level") == "notice" else "red"
         since = f" (since {local_time(alarm['since'])})" if isinstance(alarm["since"], int | float) else ""
-        typer.echo(f"{message}{since}\n  {_printable(alarm['remedy'])}", color=color)
+        message = typer.style(f"! {_printable(alarm['message'])}", fg=color)
+        parts += [f"{message}{since}", f"  what to do: {_printable(alarm['remedy'])}"]
+    return "\n".join(parts)
 
 
-def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str, str]]:
+def _trend(trend: Trend | None, encoding: str) -> str:
+    if trend is None:
+        return "-"
+    line = sparkline(trend.returns, encoding)
+    ends = f"{_number(trend.returns[0])} to {_number(trend.returns[-1])}"
+    return f"{line}  {ends}, over {ago(trend.span_s)}"
+
+
+def _lines(document: dict[str, Any], written_at: float | None, trend: str) -> list[tuple[str, str]]:
     daemon, policy, episodes = document["daemon"], document["policy"], document["episodes"]
     learning, latency, disk = document["learning"], document["latency"], document["disk"]
     state = STATES.get(daemon["state"], daemon["state"])
@@ -71,6 +101,7 @@ def _lines(document: dict[str, Any], written_at: float | None) -> list[tuple[str
                 f"last: {_number(learning['return_last'])}"
             ),
         ),
+        ("trend", trend),
         (
             "learning",
             (

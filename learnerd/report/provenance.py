@@ -1,0 +1,102 @@
+"""Provenance: which episodes, of whom and from which files, a version was made of."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learnerd import versions
+from learnerd.config import Config
+from policies.checkpoint import LedgerEntry
+from policies.errors import StoreError
+from policies.store import CheckpointStore
+
+MOST = 20
+"""Clients and files that are named; of more, the number is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What is known of one version.
+
+    Attributes:
+        version: its number.
+        facts: (name, value) from its manifest and its ledger, for people.
+        clients: (client, episodes), most first.
+        files: names of the files that its episodes came from.
+        file_states: (file of the version, "ok", "wrong" or "missing", sha256).
+        problem: why less is known than there should be, or "".
+    """
+
+    version: int
+    facts: Sequence[tuple[str, Any]] = ()
+    clients: Sequence[tuple[str, int]] = ()
+    files: Sequence[str] = ()
+    file_states: Sequence[tuple[str, str, str]] = ()
+    problem: str = ""
+
+
+def provenance(config: Config, version: int) -> Provenance:
+    """Read what is there; a version that was pruned or damaged leaves a problem, not an error."""
+    state = config.paths.state
+    if version not in versions.numbers(state):
+        return Provenance(version=version, problem="it was pruned, or never published")
+    found = versions.details(state, version)
+    problem = "; ".join(found["damage"])
+    entries: list[LedgerEntry] = []
+    try:
+        entries = CheckpointStore(state).episodes(version)
+    except StoreError as error:
+        problem = problem or str(error)
+    shard = next((config.paths.spool / "archive").glob(f"*/{version:08d}.parquet"), None)
+    return Provenance(
+        version=version,
+        facts=(
+            *_manifest_facts(found["manifest"] or {}),
+            *_ledger_facts(entries),
+            ("shard", _or_none(shard)),
+        ),
+        clients=Counter(entry.key.client_id or "(no client id)" for entry in entries).most_common(MOST),
+        files=list(dict.fromkeys(entry.source_name for entry in entries if entry.source_name)),
+        file_states=[(name, file["state"], file["sha256"] or "") for name, file in found["files"].items()],
+        problem=problem,
+    )
+
+
+def _manifest_facts(manifest: dict[str, Any]) -> list[tuple[str, Any]]:
+    record = manifest.get("record")
+    record = record if isinstance(record, dict) else {}
+    libraries = record.get("libraries")
+    named = libraries if isinstance(libraries, dict) else {}
+    return [
+        ("parents", ", ".join(map(str, manifest.get("parents") or ()))),
+        ("writer", manifest.get("writer")),
+        ("episodes in all", manifest.get("episodes_total")),
+        ("updates in all", manifest.get("updates_total")),
+        ("rollback", manifest.get("rollback")),
+        ("merge", manifest.get("merge")),
+        ("config digest", record.get("config_digest")),
+        ("device", record.get("device")),
+        ("libraries", ", ".join(f"{name} {number}" for name, number in named.items())),
+    ]
+
+
+def _ledger_facts(entries: Sequence[LedgerEntry]) -> list[tuple[str, Any]]:
+    if not entries:
+        return [("episodes of its own", 0)]
+    returns = [entry.total_reward for entry in entries]
+    acted = sorted({entry.policy_version for entry in entries if entry.policy_version})
+    return [
+        ("episodes of its own", len(entries)),
+        ("steps", sum(entry.n_steps for entry in entries)),
+        ("updates", len({entry.update for entry in entries})),
+        ("returns", f"{min(returns):.4g} to {max(returns):.4g}, mean {sum(returns) / len(returns):.4g}"),
+        ("versions that acted", f"{acted[0]} to {acted[-1]}" if acted else "none of ours, or unknown"),
+        ("ingested from", min(entry.ingested_at for entry in entries)),
+        ("ingested to", max(entry.ingested_at for entry in entries)),
+    ]
+
+
+def _or_none(shard: Path | None) -> str:
+    return "no longer in the archive" if shard is None else str(shard)
