@@ -21,6 +21,9 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 THIN_EVERY = 256
 """Rows between two looks at what has become old."""
 
+AHEAD_S = 60.0
+"""Rows further in the future are left over from a clock that was set back."""
+
 BUSY_S = 5.0
 JOURNAL_BYTES = 4 * 1024 * 1024
 
@@ -156,6 +159,14 @@ def read_points(
         ).fetchall()
     columns = zip(*found, strict=True) if found else ((),) * len(names)
     return {name: list(values) for name, values in zip(names, columns, strict=True)}
+
+
+def read_or_explain(state: Path, **what: Any) -> tuple[dict[str, list[Any]], str]:
+    """As ``read_points``, and "" or why there is nothing to show."""
+    try:
+        return read_points(state, **what), ""
+    except sqlite3.Error as error:
+        return {name: [] for name in COLUMNS}, f"the history cannot be read: {error}"
 
 
 def _ends(database: sqlite3.Connection, since: float, until: float) -> tuple[float, float]:

@@ -47,7 +47,7 @@ def _line(document: dict[str, Any]) -> str:
         f"version {document['policy']['version']}",
         f"{episodes['learned']} learned",
         f"{sum(episodes['refused'].values())} refused",
-        f"{episodes['pending']} waiting",
+        f"{'?' if episodes['pending'] is None else episodes['pending']} waiting",
         "no return yet" if mean is None else f"return {mean:.4g}",
         f"{len(document['alarms'])} alarms",
     ]

@@ -1,6 +1,7 @@
 """Server: the standard library's, held to a few requests at a time, to GET and HEAD, and to known hosts."""
 
 import socket
+import sys
 import threading
 import time
 from http import HTTPStatus
@@ -67,7 +68,9 @@ class DashboardServer(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever hung up needs no traceback."""
+        """Whoever hung up needs no traceback; a fault of ours does."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,6 @@
 """Views: the documents that the dashboard shows, each read at most once in a while, however many look."""
 
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -10,15 +9,13 @@ from typing import Any
 from learnerd import status_file
 from learnerd.config import Config
 from learnerd.dashboard.metrics import prometheus
-from learnerd.history import DAY_S, HOUR_S, read_points
+from learnerd.history import AHEAD_S, DAY_S, HOUR_S, read_or_explain
 from learnerd.version_rows import newest_rows
 
 RANGES_S = {"1h": HOUR_S, "24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S, "all": None}
 POINTS = 400
 FRESH_S = {"1h": 1.0, "24h": 5.0}
 SLOW_S = 20.0
-AHEAD_S = 60.0
-"""Rows further in the future are left over from a clock that was set back."""
 
 JSON, TEXT = "application/json", "text/plain; version=0.0.4; charset=utf-8"
 
@@ -59,12 +56,9 @@ class Views:
     def _history(self, span: str) -> dict[str, Any]:
         now, length_s = self._clock(), RANGES_S[span]
         since = 0.0 if length_s is None else now - length_s
-        columns: dict[str, list[Any]] = {}
-        problem = None
-        try:
-            columns = read_points(self._config.paths.state, since=since, until=now + AHEAD_S, points=POINTS)
-        except sqlite3.Error as error:
-            problem = f"the history cannot be read: {error}"
+        columns, problem = read_or_explain(
+            self._config.paths.state, since=since, until=now + AHEAD_S, points=POINTS
+        )
         rounded = {name: _rounded(name, values) for name, values in columns.items()}
         return {"range": span, "since": since, "until": now, "problem": problem, "columns": rounded}
 

@@ -1,7 +1,6 @@
 """The report's page: everything that was written by others is escaped, and nothing is fetched."""
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -11,7 +10,7 @@ from typing import Any
 from learnerd import status_file
 from learnerd.config import Config
 from learnerd.dashboard.page import web_text
-from learnerd.history import COLUMNS, read_points
+from learnerd.history import AHEAD_S, read_or_explain
 from learnerd.report.curves import curve_cards, moment, number
 from learnerd.report.provenance import MOST, Provenance, provenance
 from learnerd.version_rows import newest_rows
@@ -36,7 +35,7 @@ def report(config: Config, *, since: float, version: int | None = None, now: flo
     now = time.time() if now is None else now
     state = config.paths.state
     document = status_file.live_document(config)
-    columns, problem = _columns(state, since, now)
+    columns, problem = read_or_explain(state, since=since, until=now + AHEAD_S, points=POINTS)
     rows = newest_rows(state)
     shown = version or next((row["version"] for row in rows if row["current"]), None)
     told = None if shown is None else provenance(config, shown)
@@ -57,13 +56,6 @@ def report(config: Config, *, since: float, version: int | None = None, now: flo
             "</main></body></html>\n",
         ]
     )
-
-
-def _columns(state: Path, since: float, now: float) -> tuple[dict[str, list[Any]], str]:
-    try:
-        return read_points(state, since=since, until=now + 60.0, points=POINTS), ""
-    except sqlite3.Error as error:
-        return {name: [] for name in COLUMNS}, f"the history cannot be read: {error}"
 
 
 def _header(config: Config, document: Mapping[str, Any], now: float) -> str:

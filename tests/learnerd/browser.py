@@ -32,7 +32,7 @@ class Browser:
         theirs_in, ours_out = os.pipe()
         self._process = subprocess.Popen(
             [
-                *("/bin/sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", program),
+                *("bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", program),
                 *(*FLAGS, f"--user-data-dir={folder}"),
             ],
             pass_fds=(theirs_in, theirs_out),
@@ -74,9 +74,10 @@ class Browser:
         return self.evaluate(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
 
     def wait(self, script, *, timeout_s=60.0):
-        """Until ``script`` is true."""
+        """Until ``script`` is true; while a page is loading it may not even run."""
         until = time.monotonic() + timeout_s
-        while not self.evaluate(script):
+        tried = f"(() => {{ try {{ return {script} }} catch {{ return false }} }})()"
+        while not self.evaluate(tried):
             assert time.monotonic() < until, f"{script}\n{self.text()}\n{self.errors}"
             time.sleep(0.05)
 

@@ -20,6 +20,7 @@ import pytest
 from experience.archive import read_shard
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # for helpers beside the tests
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 PATCHED = """

@@ -82,7 +82,7 @@ def test_every_document_is_there(serve, config):
     ask = serve()
     assert json.loads(ask("/status.json")[1])["policy"]["version"] == 3
     found = json.loads(ask("/history.json?range=1h")[1])
-    assert (found["columns"]["loss"], found["problem"]) == ([0.123457], None)
+    assert (found["columns"]["loss"], found["problem"]) == ([0.123457], "")
     assert json.loads(ask("/versions.json")[1]) == []
     assert "learnerd_policy_version 3\n" in ask("/metrics")[1]
     for path in ("/", "/status.json", "/history.json", "/versions.json", "/metrics"):
