@@ -26,6 +26,7 @@ AHEAD_S = 60.0
 
 BUSY_S = 5.0
 JOURNAL_BYTES = 4 * 1024 * 1024
+CACHE_KIB = 512
 
 TOTALS = ("version", "learned", "refused", "quarantined", "updates")
 SUMS = ("cycles", "episodes", "steps")
@@ -193,6 +194,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # a power cut costs the last rows, not the file
         database.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         _check(database)
         with database:
             _make_table(database)

@@ -148,7 +148,7 @@ class Telemetry:
         """What the history keeps of a cycle that published; call it after ``note``."""
         assert report.learned is not None
         returns = [episode.total_reward for episode in report.learned.episodes]
-        plasticity_ = self.learning.get("plasticity") or {}
+        plasticity = self.learning.get("plasticity") or {}
         return {
             "at": self.clock.wall(),
             "version": self.head.version if self.head is not None else None,
@@ -164,7 +164,7 @@ class Telemetry:
             "lag_s": float(np.mean(self.lags_s)) if self.lags_s else None,
             "update_s": report.update_s,
             "publish_s": report.publish_s,
-            "dormant_fraction": plasticity_.get("dormant_fraction"),
+            "dormant_fraction": plasticity.get("dormant_fraction"),
             **{name: self.learning.get(name) for name in FROM_LEARNING},
         }
 

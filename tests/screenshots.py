@@ -78,9 +78,9 @@ def make(folder, out):
             url = next(iter(re.findall(r'"url": "([^"]+)"', text)), None)
         out.mkdir(parents=True, exist_ok=True)
         for scheme in ("light", "dark"):
-            browser.open(url, width=1180, height=1500, scheme=scheme)
+            browser.open(url, width=1180, height=1930, scheme=scheme)
             browser.wait("document.getElementById('alarms').innerText.includes('is refused')")
-            browser.wait("document.getElementById('refusals').innerText.includes('unknown_format')")
+            browser.wait("document.getElementById('refusals').innerText.includes('truncated')")
             browser.wait("document.querySelectorAll('#charts svg .dot').length >= 8")
             browser.screenshot(out / f"dashboard-{scheme}.png")
         terminal(
@@ -100,9 +100,9 @@ def terminal(browser, command, page, out):
     for code, tag in STYLES.items():
         text = re.sub(rf"\x1b\[{code}m(.*?)\x1b\[0m", rf"<{tag}>\1</{tag.split()[0]}>", text, flags=re.DOTALL)
     page.write_text(TERMINAL + re.sub(r"\x1b\[[0-9;]*m", "", text))
-    browser.open(page.as_uri(), width=960, height=100)
+    browser.open(page.as_uri(), width=1040, height=100)
     browser.wait("document.querySelector('pre') !== null")
-    browser.open(page.as_uri(), width=960, height=browser.evaluate("document.documentElement.scrollHeight"))
+    browser.open(page.as_uri(), width=1040, height=browser.evaluate("document.documentElement.scrollHeight"))
     browser.wait("document.querySelector('pre') !== null")
     browser.screenshot(out)
 

@@ -116,8 +116,10 @@ def _lines(document: dict[str, Any], written_at: float | None, trend: str) -> li
         (
             "latency",
             (
-                f"from drop to publish {_number(latency['drop_to_publish_p50_s'])} s in half of the cases, "
-                f"{_number(latency['drop_to_publish_p99_s'])} s in 99 of 100"
+                "-"
+                if latency["drop_to_publish_p50_s"] is None
+                else f"from drop to publish {_number(latency['drop_to_publish_p50_s'])} s in half of the "
+                f"cases, {_number(latency['drop_to_publish_p99_s'])} s in 99 of 100"
             ),
         ),
         ("disk", f"{_bytes(disk['free_bytes'])} free"),

@@ -171,7 +171,8 @@ class Chart {
     const floor = this.height - s.bottom;
     svg.append(draw("line", { class: "base", x1: s.left, x2: width - s.right, y1: floor, y2: floor }));
     for (const at of timeTicks(s.first, s.last, Math.max(2, Math.floor(width / 110)))) {
-      svg.append(draw("text", { x: s.x(at), y: this.height - 6, "text-anchor": "middle" }, clock(at, s.last - s.first)));
+      const x = Math.min(s.x(at), width - s.right - 22);
+      svg.append(draw("text", { x, y: this.height - 6, "text-anchor": "middle" }, clock(at, s.last - s.first)));
     }
   }
 
@@ -231,7 +232,7 @@ function showStatus(status) {
     tile("Version", figure(policy.version), age),
     tile("Return", figure(learning.return_mean_100), "mean of the last 100 episodes"),
     tile("Learned", figure(episodes.learned), `episodes, in ${figure(learning.updates)} updates`),
-    tile("Refused", figure(sum(episodes.refused)), `episodes; ${figure(sum(episodes.quarantined))} files quarantined`),
+    tile("Refused", figure(sum(episodes.refused)), `episodes; quarantined: ${figure(sum(episodes.quarantined))}`),
     tile("Waiting", figure(episodes.pending), waiting),
     tile("Lag", isNumber(latency.drop_to_publish_p50_s) ? `${figure(latency.drop_to_publish_p50_s)} s` : "–", "from drop to publish, half of the files"),
   );
@@ -262,7 +263,7 @@ function showRefusals(episodes) {
 function showVersions(rows) {
   const now = Date.now() / 1000;
   const heads = [["version", "number"], ["", ""], ["saved", ""], ["writer", ""], ["parents", ""], ["episodes", "number"], ["updates", "number"]];
-  byId("versions").replaceChildren(rows.length ? table(heads, rows.slice(0, 15).map((row) => [
+  byId("versions").replaceChildren(rows.length ? table(heads, rows.slice(0, 10).map((row) => [
     figure(row.version), standing(row), isNumber(row.saved_at) ? `${ago(Math.max(0, now - row.saved_at))} ago` : "–", String(row.writer ?? "–"),
     (row.parents || []).join(", "), figure(row.episodes_total), figure(row.updates_total),
   ])) : make("p", { className: "note" }, "no version yet"));
