@@ -142,6 +142,7 @@ class Loop:
         self.cut_short = not self._trainer.close(timeout_s=self._drain_left_s)
         if self.change is None:
             self._reporter.stopped(cut_short=self.cut_short)
+        self._reporter.close()
 
     def start(self, change: Change | None = None) -> None:
         """Watch first, then resume and scan, so that no file falls between; only then say READY.

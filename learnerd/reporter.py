@@ -13,8 +13,8 @@ from learnerd.cycle import CycleReport
 from learnerd.errors import ConfigError
 from learnerd.gate import Gate
 from learnerd.notify import Notifier
-from learnerd.reload import Change
 from learnerd.observers import Observers
+from learnerd.reload import Change
 from learnerd.repair import Repairs
 from learnerd.status_file import write_status
 from learnerd.telemetry import Telemetry
@@ -88,6 +88,9 @@ class Reporter:
             log.warning("drain_cut_short", remedy="nothing is lost; raise [daemon] drain_s to wait longer")
         self._telemetry.state = "stopped"
         self.write_status()
+
+    def close(self) -> None:
+        """Write what is left of the history, and end the dashboard; a reload begins both anew."""
         self._observers.close()
 
     def reloading(self) -> None:

@@ -18,7 +18,7 @@ from learnerd.errors import LearnerdError
 
 TEMPLATES = Path(__file__).with_name("systemd")
 UNIT = "learnerd@.service"
-DROP_IN = f"{UNIT}.d/gpu.conf"
+DROP_INS = f"{UNIT}.d"
 MARK = re.compile(r"# learnerd \S+ wrote this; unchanged: ([0-9a-f]{64})\n")
 
 NOTIFY_RELOAD = 253
@@ -69,27 +69,31 @@ def systemd_release() -> int:
     return int(found[1]) if found else 0
 
 
-def unit(installation: Installation, *, user: bool, gpu: bool) -> str:
-    """The unit's text; with ``gpu`` the drop-in's follows, as systemd would read them."""
-    parts = [_unit(installation, user=user)]
-    if gpu and not user:
-        parts.append(_template("gpu.conf"))
-    return "\n".join(parts)
+def unit(installation: Installation, *, user: bool, gpu: bool, http: bool = False) -> str:
+    """The unit's text; those of its drop-ins follow, as systemd would read them."""
+    return "\n".join([_unit(installation, user=user), *_drop_ins(user=user, gpu=gpu, http=http).values()])
 
 
-def files(installation: Installation, *, user: bool, gpu: bool, env: Mapping[str, str]) -> dict[Path, str]:
+def files(
+    installation: Installation, *, user: bool, gpu: bool, http: bool = False, env: Mapping[str, str]
+) -> dict[Path, str]:
     """Every file that ``install`` writes, with its text."""
-    if user:
-        home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config")
-        return {home / "systemd/user" / UNIT: _unit(installation, user=True)}
-    system = Path("/etc/systemd/system")
-    drop_in = {system / DROP_IN: _template("gpu.conf")} if gpu else {}
-    return {
-        system / UNIT: _unit(installation, user=False),
-        **drop_in,
-        Path("/etc/sysusers.d/learnerd.conf"): _template("sysusers.conf"),
-        Path("/etc/tmpfiles.d/learnerd.conf"): _template("tmpfiles.conf"),
+    home = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config")
+    units = home / "systemd/user" if user else Path("/etc/systemd/system")
+    drop_ins = _drop_ins(user=user, gpu=gpu, http=http)
+    texts = {
+        units / UNIT: _unit(installation, user=user),
+        **{units / DROP_INS / name: text for name, text in drop_ins.items()},
     }
+    return (
+        texts
+        if user
+        else {
+            **texts,
+            Path("/etc/sysusers.d/learnerd.conf"): _template("sysusers.conf"),
+            Path("/etc/tmpfiles.d/learnerd.conf"): _template("tmpfiles.conf"),
+        }
+    )
 
 
 def install(texts: Mapping[Path, str], *, root: Path = Path("/"), force: bool = False) -> list[Path]:
@@ -111,6 +115,12 @@ def install(texts: Mapping[Path, str], *, root: Path = Path("/"), force: bool = 
         why = getattr(error, "strerror", None) or str(error)
         raise NotInstalledError(wanted, f"{why}; sudo, or --user, or --root DIR") from None
     return stale
+
+
+def _drop_ins(*, user: bool, gpu: bool, http: bool) -> dict[str, str]:
+    """Name -> text; a user's own service manager hides no devices."""
+    wanted = {"gpu.conf": gpu and not user, "http.conf": http}
+    return {name: _template(name) for name, is_wanted in wanted.items() if is_wanted}
 
 
 def _unit(installation: Installation, *, user: bool) -> str:

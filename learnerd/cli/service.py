@@ -13,6 +13,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Run the daem
 UserOption = Annotated[bool, typer.Option("--user", help="For your own service manager: no root needed.")]
 GpuOption = Annotated[bool, typer.Option("--gpu", help="With access to an NVIDIA GPU.")]
 
+HttpOption = Annotated[bool, typer.Option("--http", help="With a network, for [telemetry] http.")]
+
 SYSTEM_NEXT = """
 next, for a policy that you name, here mybot:
   {sudo}systemd-sysusers learnerd.conf
@@ -33,9 +35,9 @@ next, for a policy that you name, here mybot:
 
 
 @app.command("print")
-def print_(*, user: UserOption = False, gpu: GpuOption = False) -> None:
+def print_(*, user: UserOption = False, gpu: GpuOption = False, http: HttpOption = False) -> None:
     """Print the unit, with the paths of this installation."""
-    typer.echo(service.unit(service.Installation.found(), user=user, gpu=gpu), nl=False)
+    typer.echo(service.unit(service.Installation.found(), user=user, gpu=gpu, http=http), nl=False)
 
 
 @app.command()
@@ -43,6 +45,7 @@ def install(
     *,
     user: UserOption = False,
     gpu: GpuOption = False,
+    http: HttpOption = False,
     root: Annotated[
         Path, typer.Option(metavar="DIR", help="Write below DIR, for a package or an image.")
     ] = Path("/"),
@@ -50,7 +53,7 @@ def install(
 ) -> None:
     """Write the unit, the daemon's user and its folders' rights, and say what is next. Starts nothing."""
     found = service.Installation.found()
-    texts = service.files(found, user=user, gpu=gpu, env=os.environ)
+    texts = service.files(found, user=user, gpu=gpu, http=http, env=os.environ)
     written = service.install(texts, root=root, force=force)
     for path in texts:
         place = root / path.relative_to("/")

@@ -25,6 +25,7 @@ OTHER = {
     ("learner", "baseline"): '"value"',
     ("learner", "optimizer"): '"sgd"',
     ("daemon", "name"): '"other"',
+    ("telemetry", "http_names"): '["box.lan"]',
     ("batch", "reuse"): "2.0",
     ("schedule", "compact"): '"0 4 * * *"',
 }

@@ -35,21 +35,23 @@ def read(text):
     return unit
 
 
-@pytest.fixture(params=["system", "gpu", "user", "system-reload", "home"])
+@pytest.fixture(params=["system", "gpu", "http", "user", "system-reload", "home"])
 def printed(request, tmp_path):
     """A unit file with what `learnerd service print` says."""
     newer = 255 if request.param == "system-reload" else 252
     folders = [sys.prefix] if request.param == "home" else ["/usr"]
     command = [sys.executable, "-m", "learnerd"]
     found = installation(command, folders, newer)
-    text = service.unit(found, user=request.param == "user", gpu=request.param == "gpu")
+    text = service.unit(
+        found, user=request.param == "user", gpu=request.param == "gpu", http=request.param == "http"
+    )
     file = tmp_path / service.UNIT
     file.write_text(text)
     return file
 
 
 @systemd
-@pytest.mark.parametrize("printed", ["system", "gpu", "user", "home"], indirect=True)
+@pytest.mark.parametrize("printed", ["system", "gpu", "http", "user", "home"], indirect=True)
 def test_systemd_accepts_what_is_printed(printed):
     result = run("systemd-analyze", "verify", str(printed))
     complaints = [line for line in result.stderr.splitlines() if "learnerd" in line]
@@ -138,13 +140,24 @@ def test_words_with_a_meaning_for_systemd_are_escaped():
     assert part["ExecStart"].startswith('"/opt/100%%/my $$venv/bin/learnerd" run')
 
 
-def test_gpu_is_opened_by_the_drop_in_alone():
-    both = read(service.unit(installation(), user=False, gpu=True))["Service"]
-    assert (both["PrivateDevices"], both["DeviceAllow"]) == ("no", "char-nvidia* rw")
-    texts = service.files(installation(), user=False, gpu=True, env={})
-    unit, drop_in = Path("/etc/systemd/system") / service.UNIT, Path("/etc/systemd/system") / service.DROP_IN
-    assert read(texts[unit])["Service"]["PrivateDevices"] == "yes"
-    assert read(texts[drop_in])["Service"]["PrivateDevices"] == "no"
+@pytest.mark.parametrize(
+    ("which", "user", "setting", "opened"),
+    [
+        ("gpu", False, "PrivateDevices", "no"),
+        ("http", False, "PrivateNetwork", "no"),
+        ("http", True, "RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
+    ],
+)
+def test_what_the_sandbox_hides_is_opened_by_a_drop_in_alone(which, user, setting, opened):
+    wanted = {"gpu": False, "http": False, which: True}
+    both = read(service.unit(installation(), user=user, **wanted))["Service"]
+    assert both[setting] == opened
+    texts = service.files(installation(), user=user, **wanted, env={"HOME": "/home/me"})
+    (drop_in,) = [path for path in texts if path.name == f"{which}.conf"]
+    unit = drop_in.parent.with_suffix("")
+    assert unit.name == service.UNIT
+    assert read(texts[unit])["Service"][setting] != opened
+    assert read(texts[drop_in])["Service"][setting] == opened
 
 
 def test_installing_again_changes_nothing_and_what_was_changed_is_kept(tmp_path):
