@@ -94,6 +94,7 @@ def test_a_batch_that_is_too_stale_is_split_or_moves_the_value_alone_and_status_
 [policy]
 observation_shape = [3]
 action = { kind = "discrete", n = 2 }
+normalize = false
 [admission]
 logp_tolerance = 0.0
 [learner]
