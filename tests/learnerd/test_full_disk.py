@@ -95,15 +95,15 @@ def test_files_before_and_after_the_one_that_fails_are_not_lost(gate, spool, mak
     intake.note(["a", "b", "c", "d"])
     taken = []
     with monkeypatch.context() as patched:
-        sort = gate.sort
-        patched.setattr(gate, "sort", lambda it: full() if it.claim.name == "c" else sort(it))
+        sort = gate._sort
+        patched.setattr(gate, "_sort", lambda it: full() if it.claim.name == "c" else sort(it))
         with pytest.raises(OSError, match="No space"):
             taken += intake.take(64)  # extends up to the error
         taken += []
     names = {arrival.claim.name for arrival in taken}
     for _ in range(5):  # the disk stays full for some scans
         with monkeypatch.context() as patched, contextlib.suppress(OSError):
-            patched.setattr(gate, "sort", full)
+            patched.setattr(gate, "_sort", full)
             intake.scan()
             list(intake.take(64))
     intake.scan()

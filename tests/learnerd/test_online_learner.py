@@ -19,9 +19,10 @@ GUIDE = ROOT / "learnerd" / "docs" / "online_learner.md"
 CONFIG = """
 [learner]
 learning_rate = 0.005
+entropy_bonus = 0.05
 [batch]
-min_episodes = 16
-chunk_episodes = 16
+min_episodes = 32
+chunk_episodes = 32
 max_wait_s = 0.5
 [admission]
 max_staleness = 2000
@@ -115,7 +116,7 @@ def test_both_train_one_policy_and_both_raise_the_return(site, start_online):
     assert {manifest["writer"] for manifest in manifests} == {"daemon", "online"}
     assert sum(manifest["merge"]["rebased"] for manifest in manifests) > 0
     assert manifests[-1]["episodes_total"] == len(returns) + 64 * ROUNDS
-    assert manifests[-1]["updates_total"] >= ROUNDS + len(returns) // 32
+    assert manifests[-1]["updates_total"] >= ROUNDS + len(returns) // 64
 
 
 def test_the_online_learner_alone_learns_what_it_sees_and_nothing_else(site, start_online):
