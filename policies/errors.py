@@ -11,7 +11,10 @@ PolicyError
     ├── AlreadyLearned   the head's ledger holds some of the episodes; carries their keys
     ├── NotDurable       the version is there, but a power cut may take it back: not acknowledged
     ├── StoreBusy        the publish lock was held for too long
-    ├── DriftTooLarge    the head moved too far since the base: train again on the head
+    ├── TrainAgain       the change fits the head no more: train again on the head
+    │   ├── DriftTooLarge  the head moved too far since the base
+    │   └── BaseRejected   the base was rolled back since
+    ├── NothingToRollBack the head has the weights that were asked for
     ├── LedgerDamaged    the ids of compacted versions are not as they were written
     └── BadDelta         a delta that does not fit: shapes, names, finiteness, spec
 """
@@ -119,24 +122,65 @@ class StoreBusy(StoreError):  # noqa: N818 - it says a state
         self.timeout_s = timeout_s
 
 
-class DriftTooLarge(StoreError):  # noqa: N818 - it names what is wrong
-    """The head moved too far since the base for a merge: train the batch again on the head.
+class TrainAgain(StoreError):  # noqa: N818 - it says what to do
+    """A change that fits the head no more: train the batch again on the head.
 
     Attributes:
         base: the version that was trained from.
         head: the version to train from.
+    """
+
+    def __init__(self, message: str, *, base: int, head: int) -> None:
+        super().__init__(message)
+        self.base = base
+        self.head = head
+
+
+class DriftTooLarge(TrainAgain):
+    """The head moved too far since the base for a merge.
+
+    Attributes:
         drift: relative change of the policy's weights between them.
         limit: ``drift_limit`` of ``state/merge.json``.
     """
 
     def __init__(self, *, base: int, head: int, drift: float, limit: float) -> None:
-        super().__init__(
-            f"the policy moved by {drift:.3g} from version {base} to {head}; the limit is {limit}"
-        )
-        self.base = base
-        self.head = head
+        message = f"the policy moved by {drift:.3g} from version {base} to {head}; the limit is {limit}"
+        super().__init__(message, base=base, head=head)
         self.drift = drift
         self.limit = limit
+
+
+class BaseRejected(TrainAgain):
+    """The base was rolled back: what rejected weights taught must not steer those that replaced them.
+
+    Attributes:
+        to: the version that was gone back to.
+        by: the version that did.
+    """
+
+    def __init__(self, *, base: int, head: int, to: int, by: int) -> None:
+        message = (
+            f"version {base} was rejected by the rollback to {to} (version {by}); accepted: a change of "
+            f"version {head} or of one that is not rejected"
+        )
+        super().__init__(message, base=base, head=head)
+        self.to = to
+        self.by = by
+
+
+class NothingToRollBack(StoreError):  # noqa: N818 - it says a state
+    """The head has the weights that were asked for; nothing was published.
+
+    Attributes:
+        to: the version to go back to.
+        head: the newest version.
+    """
+
+    def __init__(self, *, to: int, head: int) -> None:
+        super().__init__(f"version {head}, the newest, has the weights of version {to} already")
+        self.to = to
+        self.head = head
 
 
 class LedgerDamaged(StoreError):  # noqa: N818 - it says a state

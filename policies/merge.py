@@ -150,6 +150,21 @@ def merge(base: Checkpoint, head: Checkpoint, delta: Delta, *, weight: float = 1
     return Merged(weights, averages, _observe(head, delta), _count(head, delta))
 
 
+def restore(old: Checkpoint, head: Checkpoint) -> Merged:
+    """What a rollback publishes: everything that ``old`` acts and learns with, and the counts of ``head``.
+
+    Adam's step counts go back too: they correct the bias of the very moments that are restored.
+    """
+    adam = {name: 0 for name in head.counters if name.startswith("adam_")}
+    adam |= {name: count for name, count in old.counters.items() if name.startswith("adam_")}
+    return Merged(
+        {name: plain_array(weight, np.float32) for name, weight in old.weights.items()},
+        {name: plain_array(value, value.dtype) for name, value in old.averages.items()},
+        old.normalizer,
+        {**head.counters, **adam},
+    )
+
+
 def drift(base: Checkpoint, head: Checkpoint) -> float:
     """How far the policy's weights moved from base to head, relative to their norm at the base."""
     base, _ = _in_statistics(base, Delta(weights={}), head.normalizer)

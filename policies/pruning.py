@@ -12,8 +12,11 @@ from pathlib import Path
 from policies import retention
 from policies.actor_archive import ActorArchive
 from policies.catalog import Catalog
+from policies.checkpoint import Checkpoint
 from policies.ledger import Ledger, Lineage
-from policies.manifest import VERSION_NAME, read_current, version_folder
+from policies.manifest import read_current, version_folder
+from policies.pins import Pins
+from policies.rollback import Rejected
 from policies.scratch import PRUNED
 
 
@@ -27,6 +30,7 @@ class Pruner:
 
     def __init__(self, state_dir: Path, *, catalog: Catalog, ledger: Ledger, actors: ActorArchive) -> None:
         self._state_dir = state_dir
+        self._pins = Pins(state_dir)
         self._catalog = catalog
         self._ledger = ledger
         self._actors = actors
@@ -36,7 +40,7 @@ class Pruner:
         """Remove what ``policy`` does not keep; as ``CheckpointStore.prune``."""
         numbers = self._catalog.scan()
         head = self._catalog.head()  # after the numbers: it may be newer than all of them, never older
-        chosen = self._choose(policy, numbers, Lineage.of(head), now_s)
+        chosen = self._choose(policy, numbers, head, now_s)
         if chosen:
             self._ledger.compact(chosen[-1], Lineage.of(head))
         updates = 0 if head is None else head.counters.get("updates", 0)
@@ -53,14 +57,6 @@ class Pruner:
         self._actors.keep([version])
         self._remove(version)
 
-    def pins(self) -> set[int]:
-        """The versions that a file in ``state/pins`` spares."""
-        try:
-            names = [path.name for path in (self._state_dir / "pins").iterdir()]
-        except FileNotFoundError:
-            return set()
-        return {int(name) for name in names if VERSION_NAME.fullmatch(name)}
-
     def measure(self, version: int) -> retention.Stored | None:
         """Size and time, taken once: versions are immutable. None when it is gone."""
         if version not in self._measured:
@@ -71,9 +67,10 @@ class Pruner:
         return self._measured[version]
 
     def _choose(
-        self, policy: retention.Policy, numbers: list[int], lineage: Lineage, now_s: float
+        self, policy: retention.Policy, numbers: list[int], head: Checkpoint | None, now_s: float
     ) -> list[int]:
-        """What to remove: only versions whose ids ``lineage`` holds, or that are none of it."""
+        """What to remove: only versions whose ids the head's lineage holds, or that are none of it."""
+        lineage = Lineage.of(head)
         self._ledger.refresh(lineage)
         self._measured = {number: self._measured[number] for number in numbers if number in self._measured}
         protected = {
@@ -82,13 +79,14 @@ class Pruner:
             *numbers[-2:],
             *(number for number in numbers if number > lineage.head),
             *self._ledger.unreadable,
+            *self._pins.versions(),
         }
         measured = (self.measure(number) for number in numbers)
         return retention.choose(
             [stored for stored in measured if stored is not None],
             policy,
             protected=protected,
-            pinned=self.pins(),
+            spared=Rejected.of(head).named(),
             now_s=now_s,
         )
 

@@ -123,6 +123,7 @@ class Publisher:
     def _attempt(self, save: Save, lock: Lock) -> Checkpoint | None:
         """Build the head's successor and try to make it the next version; None when the head moved."""
         head, number = self._parent(save)
+        save.check_against(head)
         learned = self._ledger.lookup((entry.key for entry in save.episodes), Lineage.of(head))
         if learned:
             raise AlreadyLearned(keys=[entry.key for entry in save.episodes if entry.key in learned])

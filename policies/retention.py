@@ -29,7 +29,7 @@ class Policy:
         keep_last: this many of the highest numbers.
         keep_every: numbers that it divides; 0: none.
         keep_minutes: versions younger than this.
-        keep_bytes: the versions together may not exceed it; wins over everything above, and over pins.
+        keep_bytes: the versions together may not exceed it; wins over everything above, never over pins.
     """
 
     keep_last: int
@@ -43,10 +43,18 @@ def choose(
     policy: Policy,
     *,
     protected: Collection[int],
-    pinned: Collection[int],
+    spared: Collection[int],
     now_s: float,
 ) -> list[int]:
-    """The versions to remove, in ascending order; never one of ``protected``."""
+    """The versions to remove, in ascending order.
+
+    Args:
+        stored: those that are there.
+        policy: what to keep.
+        protected: never removed, whatever ``keep_bytes`` says.
+        spared: removed for ``keep_bytes`` alone, and last of all.
+        now_s: UTC seconds.
+    """
     ordered = sorted(stored, key=lambda item: item.version)
     last = (
         {item.version for item in ordered[len(ordered) - policy.keep_last :]} if policy.keep_last else set()
@@ -55,12 +63,12 @@ def choose(
     def is_wanted(item: Stored) -> bool:
         periodic = policy.keep_every > 0 and item.version % policy.keep_every == 0
         young = now_s - item.written_s < 60.0 * policy.keep_minutes
-        return item.version in last or item.version in pinned or periodic or young
+        return item.version in last or item.version in spared or periodic or young
 
     free = [item for item in ordered if item.version not in protected]
     removed = {item.version for item in free if not is_wanted(item)}
     kept_bytes = sum(item.size_bytes for item in ordered if item.version not in removed)
-    for item in sorted(free, key=lambda item: (item.version in pinned, item.version)):
+    for item in sorted(free, key=lambda item: (item.version in spared, item.version)):
         if kept_bytes <= policy.keep_bytes:
             break
         if item.version not in removed:

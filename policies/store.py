@@ -7,7 +7,6 @@ rename is the compare-and-swap; the lock only makes losing it rare. Everything e
 import contextlib
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,10 @@ from policies.manifest import (
     read_manifest,
     version_folder,
 )
+from policies.pins import Pins
 from policies.pruning import Pruner
 from policies.publishing import Publisher
+from policies.rollback import Rollback
 from policies.scratch import sweep_files, sweep_folders
 from policies.successor import Save
 from policies.version_info import VersionInfo, with_manifest
@@ -79,6 +80,7 @@ class CheckpointStore:
             clock=clock,
         )
         self._actors = ActorArchive(self._state_dir)
+        self._pins = Pins(self._state_dir)
         self._pruner = Pruner(
             self._state_dir, catalog=self._catalog, ledger=self._ledger, actors=self._actors
         )
@@ -150,7 +152,7 @@ class CheckpointStore:
     def versions(self) -> list[VersionInfo]:
         """Every version that is there, ascending, from the manifests alone."""
         with _as_store_error("the versions cannot be listed"):
-            current, pins = read_current(self._state_dir), self._pruner.pins()
+            current, pins = read_current(self._state_dir), self._pins.versions()
             infos = (self._describe(n, current=current, pins=pins) for n in self._catalog.scan())
             return [info for info in infos if info is not None]
 
@@ -251,7 +253,8 @@ class CheckpointStore:
         Raises:
             AlreadyLearned: the head has learned some of the episodes; train again without them.
             BadDelta: the delta fits neither base nor head, or the episodes or the record are not usable.
-            DriftTooLarge: the head moved further than the merge settings allow; train again on it.
+            TrainAgain: the head moved further than the merge settings allow (``DriftTooLarge``), or the base
+                was rolled back (``BaseRejected``); train again on the head.
             NotDurable: it is published, but a power cut may take it back; see ``confirm``.
             NotAVersion: the base is no version of this store.
             StoreBusy: another process held the lock for too long.
@@ -264,10 +267,44 @@ class CheckpointStore:
             episodes=tuple(episodes),
             saved_at=self._clock() if saved_at is None else saved_at,
             record={} if record is None else record,
-            save_id=uuid.uuid4().hex,
         )
         save.check()
         return self._publisher.publish(save)
+
+    def rollback(self, to: int, *, writer: str, reason: str, worse: int | None = None) -> Checkpoint:
+        """Publish an old version's weights as the next version: durable, and all or nothing.
+
+        Ledger and counts are the head's, so that no episode is learned twice. The versions in between are
+        rejected: see ``policies.rollback``.
+
+        Args:
+            to: an ancestor of the head.
+            writer: who publishes.
+            reason: for the manifest.
+            worse: do it only while this version is not rejected.
+
+        Raises:
+            NothingToRollBack: the head has these weights, or ``worse`` is rejected already.
+            StoreError: as ``load`` and ``publish``.
+        """
+        rollback, old = Rollback(reason=reason, worse=worse), self.load(to)
+        saved_at = self._clock()
+        save = Save(delta=Delta(weights={}), base=old, writer=writer, saved_at=saved_at, rollback=rollback)
+        save.check()
+        return self._publisher.publish(save)
+
+    def pin(self, version: int) -> None:
+        """Keep a version until it is unpinned, whatever retention says. Raises as ``load``."""
+        with _as_store_error(f"version {version} cannot be pinned"), self._publisher.locked("retention"):
+            self._check_was_used(version)
+            if not version_folder(self._state_dir, version).is_dir():
+                raise VersionPruned(version=version)
+            self._pins.add(version)
+
+    def unpin(self, version: int) -> bool:
+        """Leave a version to retention again; False when it was not pinned."""
+        with _as_store_error(f"version {version} cannot be unpinned"), self._publisher.locked("retention"):
+            return self._pins.remove(version)
 
     def prune(
         self,
@@ -281,14 +318,14 @@ class CheckpointStore:
     ) -> list[int]:
         """Remove versions by retention; their ids are kept for ever.
 
-        The head, ``CURRENT``'s version and the last two numbers always stay, as does a version whose ids
-        cannot be read. A file ``state/pins/<8 digits>`` pins a version.
+        The head, ``CURRENT``'s version and the last two numbers always stay, as do pinned versions and those
+        whose ids cannot be read. What a rollback names goes for ``keep_bytes`` alone, and last of all.
 
         Args:
             keep_last: keep this many of the highest numbers.
             keep_every: keep the numbers that it divides; 0: none.
             keep_minutes: keep what is younger.
-            keep_bytes: all versions together may not exceed it; wins over the others and over pins.
+            keep_bytes: all versions together may not exceed it; wins over the others.
             now_s: UTC seconds.
             max_staleness: keep the ``actor`` of what is removed until it is more updates behind the head than
                 this; None: as many as ``actor_archive`` allows.

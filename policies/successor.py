@@ -2,8 +2,9 @@
 
 import math
 import os
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from experience.durable import fsync_all
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.delta import check_delta, encode_delta
-from policies.errors import BadDelta, DriftTooLarge
+from policies.errors import BadDelta, BaseRejected, DriftTooLarge
 from policies.ledger import manifest_keys
 from policies.manifest import (
     DELTA,
@@ -27,7 +28,17 @@ from policies.manifest import (
     encode_manifest,
     encode_model,
 )
-from policies.merge import Merged, MergeSettings, age_weight, apply, drift, episodes_weight, merge
+from policies.merge import (
+    Merged,
+    MergeSettings,
+    age_weight,
+    apply,
+    drift,
+    episodes_weight,
+    merge,
+    restore,
+)
+from policies.rollback import MANIFEST_KEY, Rejected, Rollback
 
 ROW_DIGITS = 64
 
@@ -38,16 +49,18 @@ class Save:
 
     Attributes:
         delta, base, writer, episodes, saved_at, record: as given to ``publish``.
+        rollback: that the base's weights replace the head's; None: that the delta is added to them.
         save_id: unique; by it a version is recognized as this very save.
     """
 
     delta: Delta
     base: Checkpoint
     writer: str
-    episodes: tuple[LedgerEntry, ...]
     saved_at: float
-    record: Mapping[str, Any]
-    save_id: str
+    episodes: tuple[LedgerEntry, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+    rollback: Rollback | None = None
+    save_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def check(self) -> None:
         """Check what can be checked without the store.
@@ -66,6 +79,19 @@ class Save:
         if len({entry.key for entry in self.episodes}) < len(self.episodes):
             raise BadDelta(field="episodes", value="the same key twice", accepted="each key once")
         check_delta(self.delta, self.base)
+
+    def check_against(self, head: Checkpoint | None) -> None:
+        """Check that the head may be succeeded by this.
+
+        Raises:
+            BaseRejected: the base was rolled back since. NothingToRollBack: as ``Rollback.check``.
+        """
+        if head is None:
+            return
+        if self.rollback is not None:
+            self.rollback.check(self.base, head)
+        elif rejection := Rejected.of(head).find(self.base.version):
+            raise BaseRejected(base=self.base.version, head=head.version, to=rejection.to, by=rejection.by)
 
     def is_rebased_on(self, head: Checkpoint | None) -> bool:
         """Whether publishing after this head needs a merge: it is not what the writer began with."""
@@ -92,7 +118,7 @@ def successor(
         OPTIMIZER: encode_arrays(merged.averages),
         LEDGER: _encode_ledger(save.episodes),
     }
-    if save.is_rebased_on(head) or save.writer != settings.daemon:
+    if save.rollback is None and (save.is_rebased_on(head) or save.writer != settings.daemon):
         files[DELTA] = encode_delta(save.delta)
     manifest = {
         "schema": SCHEMA_VERSION,
@@ -110,6 +136,7 @@ def successor(
         "delta_counters": dict(save.delta.counters),
         "merge": how,
         "keys": manifest_keys(save.episodes),
+        "return_mean": _to_json(_return_mean(save.episodes)),
         "files": describe(files),
         "record": _to_json(save.record),
     }
@@ -142,6 +169,8 @@ def _combine(
         return apply(save.base, save.delta), {"rebased": False, "weight": 1.0}
     if head.spec != save.base.spec:
         raise BadDelta(field="base.spec", value=save.base.spec, accepted=f"the head's, {head.spec}")
+    if save.rollback is not None:
+        return restore(save.base, head), {"rebased": False, "weight": 1.0}
     moved = drift(save.base, head)
     if 0 < settings.drift_limit < moved:
         raise DriftTooLarge(
@@ -174,7 +203,7 @@ def _weight(save: Save, head: Checkpoint, settings: MergeSettings, *, theirs: in
 
 
 def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]:
-    """Parents, and the ranges of numbers that are no ancestors: versions that were damaged by then."""
+    """Parents, and ranges of numbers: those that are no ancestors (damaged by then), and those rejected."""
     parent = 0 if head is None else head.version
     before = [] if head is None else head.manifest.get("skipped", [])
     parents = [] if head is None else [head]
@@ -184,7 +213,13 @@ def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]
         "parents": [checkpoint.version for checkpoint in parents],
         "parents_saved_at": [checkpoint.saved_at for checkpoint in parents],
         "skipped": [*before, *([[parent + 1, number - 1]] if parent + 1 < number else [])],
+        MANIFEST_KEY: Rejected.of(head or save.base).to_json(),
+        **({} if save.rollback is None else save.rollback.entries(save.base, number)),
     }
+
+
+def _return_mean(episodes: Sequence[LedgerEntry]) -> float | None:
+    return sum(entry.total_reward for entry in episodes) / len(episodes) if episodes else None
 
 
 def _encode_ledger(episodes: Sequence[LedgerEntry]) -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from policies.checkpoint import Average, Checkpoint, Delta, LedgerEntry
 from policies.normalizer import RunningStatistics
 from policies.spec import DiscreteSpace, PolicySpec
 
-CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "write")
+READS = ("open", "stat", "scandir", "listdir", "lstat")
 SPEC = PolicySpec(observation_shape=(2,), action=DiscreteSpace(n=2), hidden=(3,))
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process is gone: nothing in it runs any more that could touch the disk."""
 
 
 def initial(spec=SPEC):
@@ -72,19 +74,43 @@ def publish(store, base, change, *names, writer="daemon", **fields):
     return store.publish(delta(change), base=base, writer=writer, episodes=entries(*names), **fields)
 
 
+def fail_at(patch, k, error, *, once, names):
+    """Let the k-th of the named calls raise; with `once` False every later one too. Returns the counter."""
+    calls = []
+
+    def patched(name, real):
+        def call(*args, **keywords):
+            if name == "io.open" and args[1:] != ("wb",) and keywords.get("mode") != "wb":
+                return real(*args, **keywords)
+            calls.append(name)
+            if len(calls) - 1 == k or (len(calls) - 1 > k and not once):
+                raise error
+            return real(*args, **keywords)
+
+        return call
+
+    for name in names:
+        patch.setattr(os, name, patched(name, getattr(os, name)))
+    patch.setattr(io, "open", patched("io.open", io.open))
+    return calls
+
+
 def folders(state: Path):
     return sorted(path.name for path in (state / "checkpoints").iterdir())
 
 
 @contextlib.contextmanager
 def dying(at):
-    """The process ends at its next call that changes the disk but ``at``; what follows never happens."""
+    """The process ends at its next call that changes the disk but ``at``; what follows never happens.
+
+    None: it does not end.
+    """
     real, calls = {name: getattr(os, name) for name in CHANGES}, [0]
 
     def patched(call):
         def count(*args, **keywords):
             calls[0] += 1
-            if calls[0] > at:
+            if at is not None and calls[0] > at:
                 raise Killed
             return call(*args, **keywords)
 

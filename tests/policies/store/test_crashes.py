@@ -1,46 +1,17 @@
 """A publish that fails or is killed at any call leaves either the old head or the new one."""
 
 import contextlib
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from store_tools import added, entries, initial, publish
+from store_tools import CHANGES, READS, Killed, added, entries, fail_at, initial, publish
 
 from policies.checkpoint import Checkpoint
 from policies.errors import AlreadyLearned, NotDurable, StoreError
 from policies.store import CheckpointStore
-
-CHANGES = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "write")
-READS = ("open", "stat", "scandir", "listdir", "lstat")
-
-
-class Killed(BaseException):
-    """The process is gone: nothing in it runs any more that could touch the disk."""
-
-
-def fail_at(patch, k, error, *, once, names):
-    """Let the k-th of the named calls raise; with `once` False every later one too. Returns the counter."""
-    calls = []
-
-    def patched(name, real):
-        def call(*args, **keywords):
-            if name == "io.open" and args[1:] != ("wb",) and keywords.get("mode") != "wb":
-                return real(*args, **keywords)
-            calls.append(name)
-            if len(calls) - 1 == k or (len(calls) - 1 > k and not once):
-                raise error
-            return real(*args, **keywords)
-
-        return call
-
-    for name in names:
-        patch.setattr(os, name, patched(name, getattr(os, name)))
-    patch.setattr(io, "open", patched("io.open", io.open))
-    return calls
 
 
 def check_reopened(state, *, published):

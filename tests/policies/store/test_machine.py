@@ -1,5 +1,6 @@
-"""A store under two writers, kills, retention, damage and reopening, against a model of it."""
+"""A store under two writers, rollbacks, kills, retention, damage and reopening, against a model of it."""
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from store_tools import added, dying, entries, initial, publish
 
-from policies.errors import AlreadyLearned, VersionDamaged, VersionPruned
+from policies.errors import (
+    AlreadyLearned,
+    BaseRejected,
+    NothingToRollBack,
+    StoreError,
+    VersionDamaged,
+    VersionPruned,
+)
 from policies.manifest import version_folder
+from policies.rollback import Rejected
 from policies.store import CheckpointStore
 
 WRITERS = ("daemon", "online")
@@ -22,13 +31,17 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`lines` maps each version of the present lineage to (sum of changes, ids learned by then, updates)."""
+    """A model of the lineage.
+
+    `lines` maps each version of the present lineage to (sum of changes, ids learned by then, updates), and
+    `rejected` to the versions that are rejected as far as it knows.
+    """
 
     @initialize()
     def open(self):
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="learnerd-test-"))
         self.state = self.folder / "state"
-        self.lines = {}
+        self.lines, self.rejected = {}, {}
         self.there = set()
         self.acting = set()
         self.highest = 0
@@ -51,20 +64,47 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(writer=WRITER, change=st.integers(-50, 50), episodes=st.integers(0, 3))
     def publish(self, writer, change, episodes):
         names = self.fresh(episodes)
+        if self.is_rejected(writer):
+            with pytest.raises(BaseRejected):
+                publish(self.stores[writer], self.bases[writer], change, *names, writer=writer)
+            self.names -= episodes
+            return
         version = publish(self.stores[writer], self.bases[writer], change, *names, writer=writer)
         self.expect(version.version, change, names)
         self.bases[writer] = version
+
+    @precondition(lambda self: self.lines)
+    @rule(writer=WRITER, data=st.data(), at=st.none() | st.integers(0, 22))
+    def roll_back(self, writer, data, at):
+        """Go back to any version of the lineage; None: without being killed."""
+        to, head = data.draw(st.sampled_from(sorted(self.lines))), max(self.lines)
+        if to in self.lines.keys() - self.there:
+            with pytest.raises(StoreError):
+                self.stores[writer].rollback(to, writer=writer, reason="")
+            return
+        with dying(at), contextlib.suppress(NothingToRollBack):
+            self.stores[writer].rollback(to, writer=writer, reason="")
+        if at is not None:
+            self.reopen()
+        newest = self.stores[writer].head().version
+        if newest != head:
+            self.expect_rollback(newest, to)
+        self.stores[writer].repair_current()
 
     @precondition(lambda self: self.learned())
     @rule(writer=WRITER, data=st.data())
     def publish_again(self, writer, data):
         old = data.draw(st.sampled_from(sorted(self.learned())))
+        if self.is_rejected(writer):
+            return
         with pytest.raises(AlreadyLearned) as caught:
             publish(self.stores[writer], self.bases[writer], 1, *self.fresh(1), old, writer=writer)
         assert [key.episode_id for key in caught.value.keys] == [str(old)]
 
     @rule(writer=WRITER, change=st.integers(1, 50), at=st.integers(0, 22))
     def publish_and_die(self, writer, change, at):
+        if self.is_rejected(writer):
+            return
         names, before = self.fresh(2), self.stores[writer].head()
         with dying(at):
             publish(self.stores[writer], self.bases[writer], change, *names, writer=writer)
@@ -112,6 +152,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.acting.discard(newest)
         head = max(self.there & self.lines.keys())
         self.lines = {version: line for version, line in self.lines.items() if version <= head}
+        self.rejected = {version: self.rejected[version] for version in self.lines}
         self.reopen()
         assert newest in self.stores["daemon"].damaged()
         assert self.stores["daemon"].repair_current() == head
@@ -126,6 +167,8 @@ class StoreMachine(RuleBasedStateMachine):
             if head is not None:
                 assert (added(head), head.counters["episodes"]) == (self.total(), len(self.learned()))
                 assert store.current() == head.version
+                told = Rejected.of(head)
+                assert {n for n in range(1, self.highest + 1) if told.find(n)} == self.rejected[head.version]
             known = store.lookup(entry.key for entry in entries(*range(self.names)))
             assert {int(key.episode_id) for key in known} == self.learned()
             assert all(hit.version in self.lines for hit in known.values())
@@ -169,9 +212,22 @@ class StoreMachine(RuleBasedStateMachine):
         assert version == self.highest + 1
         self.highest = version
         updates = self.lines[max(self.lines)][2] + 1 if self.lines else 1
+        known = self.rejected[max(self.lines)] if self.lines else set()
         self.lines[version] = (self.total() + change, self.learned() | set(names), updates)
+        self.rejected[version] = known
         self.there.add(version)
         self.acting.add(version)
+
+    def expect_rollback(self, version, to):
+        assert version == self.highest + 1
+        self.highest = version
+        self.lines[version] = (self.lines[to][0], self.learned(), self.lines[max(self.lines)][2])
+        self.rejected[version] = self.rejected[to] | set(range(to + 1, version))
+        self.there.add(version)
+        self.acting.add(version)
+
+    def is_rejected(self, writer):
+        return bool(self.lines) and self.bases[writer].version in self.rejected[max(self.lines)]
 
 
 TestStore = StoreMachine.TestCase

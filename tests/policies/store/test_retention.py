@@ -9,9 +9,9 @@ def stored(*versions, size=10, age_s=100_000.0):
     return [Stored(version=version, size_bytes=size, written_s=NOW_S - age_s) for version in versions]
 
 
-def chosen(items, *, protected=(), pinned=(), **changes):
+def chosen(items, *, protected=(), spared=(), **changes):
     keep = {"keep_last": 0, "keep_every": 0, "keep_minutes": 10.0, "keep_bytes": 10**9} | changes
-    return choose(items, Policy(**keep), protected=protected, pinned=pinned, now_s=NOW_S)
+    return choose(items, Policy(**keep), protected=protected, spared=spared, now_s=NOW_S)
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ def chosen(items, *, protected=(), pinned=(), **changes):
         ({"keep_last": 2}, [1, 2, 3, 4]),
         ({"keep_last": 99}, []),
         ({"keep_every": 3}, [1, 2, 4, 5]),
-        ({"pinned": {2}}, [1, 3, 4, 5, 6]),
+        ({"spared": {2}}, [1, 3, 4, 5, 6]),
         ({"protected": {1, 6}}, [2, 3, 4, 5]),
         ({"keep_minutes": 1e6}, []),
         ({"keep_last": 6, "keep_bytes": 35}, [1, 2, 3]),
         ({"keep_last": 6, "keep_bytes": 0, "protected": {5, 6}}, [1, 2, 3, 4]),
-        ({"keep_last": 6, "keep_bytes": 25, "pinned": {1}, "protected": {6}}, [2, 3, 4, 5]),
-        ({"keep_last": 6, "keep_bytes": 15, "pinned": {1}, "protected": {6}}, [1, 2, 3, 4, 5]),
+        ({"keep_last": 6, "keep_bytes": 25, "spared": {1}, "protected": {6}}, [2, 3, 4, 5]),
+        ({"keep_last": 6, "keep_bytes": 15, "spared": {1}, "protected": {6}}, [1, 2, 3, 4, 5]),
         ({"keep_minutes": 1e6, "keep_bytes": 30}, [1, 2, 3]),
     ],
 )

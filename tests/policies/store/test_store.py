@@ -379,16 +379,18 @@ def test_a_pruned_base_still_merges(state):
     assert (late.parents, added(late)) == ((5, 1), 105.0)
 
 
-def test_bytes_win_but_never_take_the_last_two_or_current(state):
+def test_bytes_win_but_never_take_the_last_two_or_current_or_a_pin(state):
     store = CheckpointStore(state)
     chain(store, 6)
     (state / "CURRENT").write_bytes(b"00000002\n")
-    (state / "pins").mkdir()
-    (state / "pins" / "00000003").touch()
+    store.pin(3)
     keep = {"keep_last": 80, "keep_every": 1, "keep_minutes": 1e9}
     size = store.versions()[-1].size_bytes
     assert store.prune(**keep, keep_bytes=size * 9 // 2, now_s=0.0) == [1, 4]
     assert [info.pinned for info in store.versions()] == [False, True, False, False]
+    assert store.prune(**keep, keep_bytes=0, now_s=0.0) == []
+    assert store.unpin(3)
+    assert not store.unpin(3)
     assert store.prune(**keep, keep_bytes=0, now_s=0.0) == [3]
     assert folders(state) == ["00000002", "00000005", "00000006"]
 
