@@ -42,6 +42,9 @@ LogProbs = Callable[
 None when what it acted with is gone.
 """
 
+Rejected = Callable[[int], tuple[int, int] | None]
+"""version -> (the version that was gone back to, the one that did so); None when it was not rolled back."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -75,11 +78,13 @@ class Sight:
         allowance_s: how much both bounds on age widen because the wall clock jumped.
         staleness: maps a version to its distance from the head in updates; None when it was never published.
         log_probs: computes log-probabilities again from the version that acted.
+        rejected: tells which versions were rolled back.
     """
 
     age_s: float
     staleness: Callable[[int], int | None]
     log_probs: LogProbs = lambda *_: None
+    rejected: Rejected = lambda _: None
     allowance_s: float = 0.0
 
 
@@ -91,6 +96,7 @@ def admit(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
         _not_ahead,
         _young,
         _known_version,
+        _not_rejected,
         _fresh,
         _observation_fits,
         _action_fits,
@@ -155,6 +161,20 @@ def _known_version(episode: Episode, _rules: Rules, sight: Sight) -> Problem | N
             accepted = "a published version, or null / 0 when none acted"
             return _problem("unknown_version", "policy_version", version, accepted)
     return None
+
+
+def rejected_version(episode: Episode, rejected: Rejected) -> Problem | None:
+    """Say why ``episode`` is refused when any of its steps is by a version that was rolled back."""
+    for version in acting_versions(episode):
+        if (rollback := rejected(version)) is not None:
+            to, by = rollback
+            value = f"{version}, rejected by the rollback to {to} (version {by})"
+            return _problem("rejected_version", "policy_version", value, f"version {by} or a later one")
+    return None
+
+
+def _not_rejected(episode: Episode, _rules: Rules, sight: Sight) -> Problem | None:
+    return rejected_version(episode, sight.rejected)
 
 
 def _fresh(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:

@@ -26,6 +26,7 @@ from learnerd.config_tables import (
     Policy,
     QuarantineRetention,
     Retention,
+    Rollback,
     Schedule,
     Stability,
     Store,
@@ -55,6 +56,7 @@ class Config(Table):
     admission: Admission = Admission()
     merge: Merge = Merge()
     stability: Stability = Stability()
+    rollback: Rollback = Rollback()
     store: Store = Store()
     archive: Retention = Retention()
     quarantine: QuarantineRetention = QuarantineRetention()

@@ -253,6 +253,16 @@ class Stability(Table):
         )
 
 
+class Rollback(Table):
+    """When a version counts as worse than the one before it, and what is done then."""
+
+    mode: Literal["off", "alarm", "auto"] = "alarm"
+    test: Literal["mann_whitney", "welch"] = "mann_whitney"
+    level: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    min_episodes: Annotated[int, Field(ge=8, le=1024)] = 32
+    min_effect: PositiveOrZero = 0.5
+
+
 class Store(Table):
     """How many versions are kept."""
 

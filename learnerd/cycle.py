@@ -20,7 +20,7 @@ from learnerd.reuse import Reuse
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import (
     AlreadyLearned,
-    DriftTooLarge,
+    TrainAgain,
     UpdateDiverged,
     UpdateUnstable,
     VersionDamaged,
@@ -34,7 +34,7 @@ from policies.store import CheckpointStore
 log = structlog.get_logger(__name__)
 
 MAX_DRIFTED = 4
-"""How often a batch is trained again because the head drifted off; then it waits for a quieter time."""
+"""How often a batch is trained again because the head moved away; then it waits for a quieter time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +129,14 @@ class Cycle:
             try:
                 published = self._publish(learned, base, kept)
             except AlreadyLearned as error:
-                kept = self._without(kept, error)
-                base = self._store.head()
+                base, kept = self._base(self._without(kept, error))
                 continue
-            except DriftTooLarge as error:
+            except TrainAgain as error:
                 drifted += 1
                 if drifted > MAX_DRIFTED:
                     raise
-                log.info("trained_again", base=error.base, head=error.head, drift=round(error.drift, 4))
-                base = self._store.head()
+                log.info("trained_again", reason=str(error))
+                base, kept = self._base(kept)
                 continue
             self._archive(published, learned.episodes)
             for arrival in kept:
@@ -221,9 +220,10 @@ class Cycle:
         return head
 
     def _base(self, arrivals: Sequence[Arrival]) -> tuple[Checkpoint | None, list[Arrival]]:
+        """What to start from, and what of ``arrivals`` to learn from it."""
         head = self._store.head()
         if head is not None:
-            return head, list(arrivals)
+            return head, self._gate.without_rejected(arrivals)
         spec = infer_spec(self._config.policy, episodes_of(arrivals))
         self._gate.learn_spec(spec)
         kept = [fit for fit in map(self._gate.judge, arrivals) if fit.episodes]

@@ -2,14 +2,14 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experience.admission import Rules, Sight, acting_versions, admit
+from experience.admission import Rules, Sight, acting_versions, admit, rejected_version
 from experience.claims import Claim
 from experience.episode import Episode, EpisodeKey
 from experience.errors import Problem, reject
@@ -153,12 +153,8 @@ class Gate:
 
     def _judge(self, arrival: Arrival) -> Arrival:
         with self._lock:
-            verdicts = [(episode, self._verdict(episode, arrival)) for episode in arrival.episodes]
-            self._refuse(arrival.claim, [(episode, problem) for episode, problem in verdicts if problem])
-            rest = arrival.keeping(tuple(episode for episode, problem in verdicts if problem is None))
-            for episode, problem in verdicts:
-                if problem is not None:
-                    self._in_flight.pop(episode.key, None)
+            verdicts = {e.key: self._verdict(e, arrival) for e in arrival.episodes}
+            rest = self._set_aside(arrival, {key: problem for key, problem in verdicts.items() if problem})
             if not rest.episodes:
                 self.finish(rest)
             return rest
@@ -176,14 +172,16 @@ class Gate:
     def refuse_some(self, arrival: Arrival, keys: Collection[EpisodeKey], problem: Problem) -> Arrival:
         """Refuse the episodes of ``arrival`` that are among ``keys``; return it with the others."""
         with self._lock:
-            refused = [episode for episode in arrival.episodes if episode.key in keys]
-            self._refuse(arrival.claim, [(episode, problem) for episode in refused])
-            for episode in refused:
-                self._in_flight.pop(episode.key, None)
-            rest = arrival.keeping(tuple(e for e in arrival.episodes if e.key not in keys))
+            rest = self._set_aside(arrival, dict.fromkeys(keys, problem))
             if not rest.episodes:
                 self.finish(rest)
             return rest
+
+    def without_rejected(self, arrivals: Iterable[Arrival]) -> list[Arrival]:
+        """Refuse what was admitted before the versions that acted in it were rolled back; return the rest."""
+        with self._lock:
+            self._lineage.refresh()
+            return [rest for rest in map(self._without_rejected, arrivals) if rest.episodes]
 
     def refuse_all(self, arrival: Arrival, problem: Problem) -> None:
         """Refuse every episode of ``arrival`` for one reason, and finish it."""
@@ -238,6 +236,22 @@ class Gate:
         with self._lock:
             self._outcomes.fold({claim.id for claim in self._spool.resume()})
 
+    def _without_rejected(self, arrival: Arrival) -> Arrival:
+        verdicts = {e.key: rejected_version(e, self._lineage.rejected) for e in arrival.episodes}
+        refused = {key: problem for key, problem in verdicts.items() if problem}
+        rest = self._set_aside(arrival, refused)
+        if refused and not rest.episodes:
+            self.finish(rest)
+        return rest
+
+    def _set_aside(self, arrival: Arrival, problems: Mapping[EpisodeKey, Problem]) -> Arrival:
+        """Refuse the episodes that have a problem; return the arrival with the others."""
+        refused = [episode for episode in arrival.episodes if episode.key in problems]
+        self._refuse(arrival.claim, [(episode, problems[episode.key]) for episode in refused])
+        for episode in refused:
+            self._in_flight.pop(episode.key, None)
+        return arrival.keeping(tuple(e for e in arrival.episodes if e.key not in problems))
+
     def _let_go(self, claim: Claim, episodes: Iterable[Episode]) -> None:
         self.verdicts += 1
         for episode in episodes:
@@ -272,6 +286,7 @@ class Gate:
             age_s=arrival.age_s(episode, now_s=self._clock.monotonic()),
             staleness=self._lineage.staleness,
             log_probs=self._log_probs,
+            rejected=self._lineage.rejected,
             allowance_s=self._clock.allowance_s,
         )
         return admit(episode, self._rules, sight)

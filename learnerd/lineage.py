@@ -1,8 +1,9 @@
-"""Lineage: how far behind the head each version is, in updates."""
+"""Lineage: how far behind the head each version is, in updates, and which ones were rolled back."""
 
 from bisect import bisect_left
 
 from policies.checkpoint import Checkpoint
+from policies.rollback import Rejected
 from policies.store import CheckpointStore
 
 
@@ -24,6 +25,7 @@ class Lineage:
         self._updates: list[int] = []
         self._head = 0
         self._highest = 0
+        self._rejected = Rejected()
 
     def refresh(self) -> Checkpoint | None:
         """Look at the store again; return its head."""
@@ -31,6 +33,7 @@ class Lineage:
         self._highest = self._store.highest_used()
         if head is None or head.version == self._head:
             return head
+        self._rejected = Rejected.of(head)
         if head.version < self._head:  # newer ones were damaged since
             self._versions, self._updates, self._head = [], [], 0
         updates = head.counters.get("updates", 0)
@@ -53,6 +56,11 @@ class Lineage:
         if version >= self._head:
             return 0
         return self._updates[-1] - self._updates[bisect_left(self._versions, version)]
+
+    def rejected(self, version: int) -> tuple[int, int] | None:
+        """By which rollback ``version`` was rejected: (to, by); None when it was not."""
+        found = self._rejected.find(version)
+        return None if found is None else (found.to, found.by)
 
     def _between(self, head: int, oldest: int) -> list[tuple[int, int]]:
         """(version, updates) of what came since the last look, newest first, down to the first too old."""

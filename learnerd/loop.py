@@ -23,6 +23,7 @@ from learnerd.reload import Change, reread
 from learnerd.repair import Repair
 from learnerd.reporter import Reporter
 from learnerd.requests import Requests
+from learnerd.rollbacks import Rollbacks
 from learnerd.scrub import Scrub
 from learnerd.status_file import read_status
 from learnerd.telemetry import Telemetry
@@ -114,6 +115,7 @@ class Loop:
             clock=clock,
             wake=self._wake,
         )
+        self._rollbacks = Rollbacks(config, store=store, trainer=self._trainer, reporter=self._reporter)
         self._failures = self._unexplained = 0
         self._intake_failed = False
         self._resume_at_s = self._next_scan_s = self._next_status_s = 0.0
@@ -157,6 +159,7 @@ class Loop:
         warm_up(self._config.learner.settings(), device=self._telemetry.device)
         self._telemetry.head = self._cycle.begin()
         self._telemetry.buffered = self._cycle.buffered
+        self._rollbacks.restore()
         if self._mode != "once":
             self._watch.start()
         resumed = self._cycle.recover(self._intake.resume())
@@ -181,6 +184,7 @@ class Loop:
         if not self._draining:
             self._look_and_survive()
         self._take_report()
+        self._rollbacks.step()
         self._housekeeping.step()
         idle = not self._trainer.busy and not len(self._pending)
         self._pending.put_back(self._scrub.step(idle=idle), now_s=self._clock.monotonic())
@@ -190,6 +194,7 @@ class Loop:
             self._reporter.write_status()
             if not self._trainer.busy:
                 self._trainer.submit(self._store.confirm)
+                self._rollbacks.look()
         self._beat()
 
     def _reload(self) -> None:
@@ -286,7 +291,7 @@ class Loop:
             return self._trainer.idle
         if self._draining and self._drain_left_s == 0.0:
             return True
-        if self._trainer.busy:
+        if self._trainer.busy or self._rollbacks.busy:
             return False
         ending = self._draining or self._mode != "forever"
         if ending and self._failures >= MAX_FAILURES:
@@ -343,6 +348,7 @@ class Loop:
             if report is not None:
                 self._failures = self._unexplained = 0
                 self._reporter.cycle(report)
+                self._rollbacks.note(report)
                 if report.published is not None:
                     self._housekeeping.published(report.published.version)
 

@@ -7,7 +7,7 @@ A version whose files are not what its manifest says is one of two things:
   rows go through the same cycle as all others, end in the shard of the version that learns them, and only
   then is the old shard removed. After a crash in between both shards are there, and the ledger tells what was
   learned from the old one. A version without a shard, as an online learner's, is brought back by the delta
-  that was kept with it, if that is whole.
+  that was kept with it, if that is whole; and a rollback by making it again.
 - **Below the head.** Later versions hold what it had learned, so that nothing is learned again. Only its
   episode ids must not be forgotten: where its own files no longer tell them, the archive does.
 """
@@ -28,9 +28,10 @@ from learnerd.arrival import Arrival
 from learnerd.cycle import Cycle
 from learnerd.gate import Gate
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
-from policies.errors import StoreError, VersionDamaged
+from policies.errors import BaseRejected, NothingToRollBack, StoreError, VersionDamaged
 from policies.ledger import Lineage
 from policies.manifest import version_folder
+from policies.rollback import Rejected
 from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
@@ -230,26 +231,41 @@ class Repair:
         try:
             if self._is_brought_back(fresh, version):
                 return "what it learned had been brought back"
-            entries, delta = fresh.episodes(version), fresh.delta(version)
             manifest = fresh.manifest(version)
-            hits = fresh.lookup(entry.key for entry in entries)
-            if entries and len(hits) == len(entries):
-                return "its episodes had been learned again"
-            if delta is None or hits:
-                learned = entries or manifest["delta_counters"].get("updates")
-                return "" if learned else "it had learned nothing"
-            delta, base = self._base_for(delta, manifest)
-            self._store.publish(
-                delta,
-                base=base,
-                writer=manifest["writer"],
-                episodes=entries,
-                saved_at=manifest["saved_at"],
-                record={**manifest["record"], "rescued": version},
-            )
+            return (self._roll_back if "rollback" in manifest else self._add)(fresh, version, manifest)
+        except BaseRejected as error:
+            return f"it is not brought back: {error}"
         except StoreError:
             return ""
+
+    def _add(self, fresh: CheckpointStore, version: int, manifest: Mapping[str, Any]) -> str:
+        """Publish the delta that was kept with a version, unless its episodes are learned already."""
+        entries, delta = fresh.episodes(version), fresh.delta(version)
+        hits = fresh.lookup(entry.key for entry in entries)
+        if entries and len(hits) == len(entries):
+            return "its episodes had been learned again"
+        if delta is None or hits:
+            learned = entries or manifest["delta_counters"].get("updates")
+            return "" if learned else "it had learned nothing"
+        delta, base = self._base_for(delta, manifest)
+        self._store.publish(
+            delta,
+            base=base,
+            writer=manifest["writer"],
+            episodes=entries,
+            saved_at=manifest["saved_at"],
+            record={**manifest["record"], "rescued": version},
+        )
         return "the delta that was kept with it has been added again"
+
+    def _roll_back(self, fresh: CheckpointStore, version: int, manifest: Mapping[str, Any]) -> str:
+        """Make a rollback again whose version is damaged, so that the rejected head does not come back."""
+        wanted = manifest["rollback"]
+        if Rejected.of(fresh.head()).find(version):
+            return "a later rollback has taken its place"
+        with contextlib.suppress(NothingToRollBack):
+            self._store.rollback(wanted["to"], writer=manifest["writer"], reason=wanted["reason"])
+        return f"the rollback to {wanted['to']} has been made again"
 
     def _base_for(self, delta: Delta, manifest: Mapping[str, Any]) -> tuple[Delta, Checkpoint]:
         """What a kept delta is relative to; where that is gone, its weights and counts go onto the head."""

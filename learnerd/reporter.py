@@ -1,8 +1,9 @@
 """Reporter: what the daemon tells the world: log lines, alarms, the status file, the service manager."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -17,7 +18,9 @@ from learnerd.observers import Observers
 from learnerd.reload import Change
 from learnerd.repair import Repairs
 from learnerd.status_file import write_status
+from learnerd.stretches import Finding
 from learnerd.telemetry import Telemetry
+from policies.checkpoint import Checkpoint
 from policies.spec import PolicySpec
 from policies.stability import collapse
 
@@ -163,6 +166,44 @@ class Reporter:
         if repairs.message:
             level = "alarm" if repairs.lost else "notice"
             self._telemetry.raise_alarm("version_damaged", repairs.message, repairs.remedy, level=level)
+
+    def head(self, head: Checkpoint) -> None:
+        """Somebody may have published, or rolled back, since the last cycle."""
+        self._telemetry.head = head
+
+    def version_worse(self, finding: Finding | None, failure: str) -> None:
+        """Clients earn less with newer versions; None: they do not."""
+        if finding is None:
+            self._telemetry.clear_alarm("version_worse")
+            return
+        back = f"`learnerd versions rollback {finding.better[0]}` goes back"
+        remedy = f"see whether the task or its clients changed; if not, {back}"
+        if self._config.rollback.mode == "auto":
+            remedy = f"the rollback failed and is tried again: {failure}" if failure else "it is rolled back"
+        self._raise("version_worse", str(finding), remedy)
+
+    def rolled_back(self, told: Mapping[str, Any] | None) -> None:
+        """A version went back to older weights; None: that is over."""
+        if told is None:
+            self._telemetry.clear_alarm("rolled_back")
+            return
+        first, last = told["rejected"]
+        rejected = f"{first} is" if first == last else f"{first} to {last} are"
+        message = f"version {told['version']} has the weights of version {told['to']}; {rejected} rejected"
+        remedy = (
+            f"see what they learned (`learnerd versions diff {told['to']} {last}`, `learnerd versions show "
+            f"{last}`) and mend it; files in which they acted are refused as rejected_version; `learnerd "
+            f"versions rollback {last}` takes the rollback back"
+        )
+        level = "alarm" if told["automatic"] else "notice"
+        self._raise("rolled_back", f"{message}: {told['reason']}", remedy, level=level)
+
+    def _raise(self, alarm: str, message: str, remedy: str, *, level: str = "alarm") -> None:
+        """Raise an alarm, and write it down at once when it is new."""
+        is_new = alarm not in self._telemetry.alarms
+        self._telemetry.raise_alarm(alarm, message, remedy, level=level)
+        if is_new:
+            self.write_status()
 
     def write_status(self) -> None:
         """Write the status file; a full disk must not end the daemon."""

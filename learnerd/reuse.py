@@ -160,6 +160,7 @@ class Reuse:
         return (
             self._age_s(episode) <= self._admission.max_age_s + self._clock.allowance_s
             and all(map(self._is_fresh, versions))
+            and not any(map(self._lineage.rejected, versions))
             and (episode.logp is not None or self._is_recoverable(episode))
         )
 

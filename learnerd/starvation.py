@@ -14,6 +14,7 @@ REMEDIES = {
     "too_old": "deposit sooner, and check the clock and ended_at; or raise [admission] max_age_s",
     "future": "set the clock of the client's machine, and check ended_at",
     "unknown_version": "act with versions of this state folder and note their numbers; 0 when none acted",
+    "rejected_version": "take up the newest version: the one that acted was rolled back",
     "logp_mismatch": (
         "log the probability that the noted version gives; a client that acts with a temperature or epsilon "
         "of its own leaves policy_version out; or raise [admission] logp_tolerance (0: not checked)"

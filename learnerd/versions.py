@@ -1,15 +1,18 @@
-"""Published versions as plain JSON, for people: manifests, and whether files are whole. Loads no NumPy."""
+"""Published versions as plain JSON: manifests, returns, and whether files are whole. Loads no NumPy."""
 
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from learnerd.live_returns import LiveReturns, read_live
+
 DIRECTORY_NAME = re.compile(r"[0-9]{8}")
 MANIFEST = "manifest.json"
-COPIED = ("parents", "writer", "saved_at", "episodes_total", "updates_total")
+COPIED = ("parents", "writer", "saved_at", "episodes_total", "updates_total", "return_mean")
 
 
 def numbers(state: Path) -> list[int]:
@@ -21,21 +24,52 @@ def numbers(state: Path) -> list[int]:
     return sorted(int(name) for name in names if DIRECTORY_NAME.fullmatch(name))
 
 
-def summary(state: Path, version: int) -> dict[str, Any]:
-    """One row of the list; ``damage`` names what is missing or of the wrong size (hashes: ``details``)."""
+def summaries(state: Path) -> list[dict[str, Any]]:
+    """The list, oldest first; ``damage`` names what is missing or of the wrong size (hashes: ``details``)."""
+    rejected, live = _rejected(state), read_live(state)
+    return [_summary(state, number, rejected=rejected, live=live) for number in numbers(state)]
+
+
+def _summary(state: Path, version: int, *, rejected: list[list[int]], live: LiveReturns) -> dict[str, Any]:
     manifest, damage = _manifest(state, version)
-    files = _files(manifest)
     damage += [
         f"{name}: {_size(_directory(state, version) / name)} bytes, {expected.get('bytes')} in the manifest"
-        for name, expected in files.items()
+        for name, expected in _files(manifest).items()
         if _size(_directory(state, version) / name) != expected.get("bytes")
     ]
     copied = {key: manifest.get(key) for key in COPIED}
-    return {"version": version, "current": current(state) == version, **copied, "damage": damage}
+    return {**_standing(state, version, manifest, rejected, live), **copied, "damage": damage}
+
+
+def _standing(
+    state: Path,
+    version: int,
+    manifest: Mapping[str, Any],
+    rejected: list[list[int]],
+    live: LiveReturns,
+) -> dict[str, Any]:
+    """What became of a version: acted with, earned, pinned, rolled back."""
+    return {
+        "version": version,
+        "current": current(state) == version,
+        "live": live.of(version),
+        "pinned": (state / "pins" / f"{version:08d}").exists(),
+        "rollback_to": (manifest.get("rollback") or {}).get("to"),
+        "rejected_by": next((last + 1 for first, last in rejected if first <= version <= last), None),
+    }
+
+
+def _rejected(state: Path) -> list[list[int]]:
+    """The rejected ranges as the newest version that can be read knows them."""
+    for version in reversed(numbers(state)):
+        manifest, damage = _manifest(state, version)
+        if not damage:
+            return list(manifest.get("rejected", []))
+    return []
 
 
 def details(state: Path, version: int) -> dict[str, Any]:
-    """The whole manifest, and each file's hash checked."""
+    """The whole manifest, a summary of the ledger, and each file's hash checked."""
     manifest, damage = _manifest(state, version)
     files: dict[str, dict[str, Any]] = {}
     for name, expected in _files(manifest).items():
@@ -50,8 +84,8 @@ def details(state: Path, version: int) -> dict[str, Any]:
         if not good:
             damage.append(f"{name}: sha256 is {found or 'unknown, it cannot be read'}")
     return {
-        "version": version,
-        "current": current(state) == version,
+        **_standing(state, version, manifest, _rejected(state), read_live(state)),
+        "ledger": _ledger(manifest),
         "manifest": manifest or None,
         "files": files,
         "damage": damage,
@@ -61,6 +95,16 @@ def details(state: Path, version: int) -> dict[str, Any]:
 def manifest(state: Path, version: int) -> dict[str, Any]:
     """The manifest as it is; {} when it cannot be read."""
     return _manifest(state, version)[0]
+
+
+def _ledger(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How many episodes a version added, of which clients, and what these returned in the mean."""
+    clients = Counter(str(key[0]) for key in manifest.get("keys", []))
+    return {
+        "episodes": sum(clients.values()),
+        "clients": dict(clients.most_common()),
+        "return_mean": manifest.get("return_mean"),
+    }
 
 
 def current(state: Path) -> int | None:

@@ -89,16 +89,25 @@ def test_experience_alone_needs_numpy_only():
     assert not loaded("import experience") & (HEAVY | {"safetensors", "filelock", "policies"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["versions", "rollback", "--help"]])
 def test_help_loads_nothing_heavy(arguments):
     assert not loaded(COMMAND.format(arguments=arguments, code=0)) & {"torch", "pyarrow", "numpy"}
 
 
-def test_status_loads_nothing_heavy(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "code", "also"),
+    [
+        (["status", "--json"], 3, {"numpy"}),
+        (["versions", "list"], 0, {"numpy"}),
+        (["versions", "show", "1"], 1, {"numpy"}),
+        (["versions", "unpin", "1"], 9, set()),
+    ],
+)
+def test_light_commands_load_nothing_heavy(tmp_path, command, code, also):
     config = tmp_path / "config.toml"
     config.write_text("")
-    arguments = ["status", "--json", "--config", str(config)]
-    assert not loaded(COMMAND.format(arguments=arguments, code=3)) & {"torch", "pyarrow", "numpy"}
+    arguments = [*command, "--config", str(config)]
+    assert not loaded(COMMAND.format(arguments=arguments, code=code)) & {"torch", "pyarrow", *also}
 
 
 def test_doctor_and_service_load_nothing_heavy_themselves(tmp_path):

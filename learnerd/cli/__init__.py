@@ -1,14 +1,13 @@
 """The command line: one module a command, imported when it is called. Loads nothing heavy."""
 
-import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from learnerd.cli.lazily import lazily, new_typer
 from learnerd.errors import LearnerdError
 from learnerd.exit_codes import ExitCode
 
@@ -27,30 +26,7 @@ COMMANDS = (
 """Each is ``learnerd.cli.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``."""
 
 
-class _Commands(TyperGroup):
-    """Finds a command by importing its module, so that ``status`` does not pay for ``demo``."""
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"learnerd.cli.{cmd_name}")
-        app: typer.Typer | None = getattr(module, "app", None)
-        if app is None:
-            app = _typer()
-            app.command(name=cmd_name)(module.command)
-        command = typer.main.get_command(app)
-        command.name = cmd_name
-        return command
-
-
-def _typer(**options: Any) -> typer.Typer:
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)
-
-
-app = _typer(cls=_Commands, no_args_is_help=True)
+app = new_typer(cls=lazily("learnerd.cli", COMMANDS), no_args_is_help=True)
 
 
 @app.callback()

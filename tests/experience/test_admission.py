@@ -52,6 +52,26 @@ def test_the_stalest_step_decides(make_episode):
     assert reason(mixed) == "too_stale"
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"policy_version": 2}, "rejected_version"),
+        ({"policy_version": 3}, None),
+        ({"policy_version": None, "policy_version_step": np.array([3, 2, 3])}, "rejected_version"),
+        ({"policy_version": None, "policy_version_step": np.array([0, 3, 3])}, None),
+        ({"policy_version": 4}, "unknown_version"),
+    ],
+)
+def test_what_a_rejected_version_acted_in_is_refused_with_both_numbers(make_episode, fields, expected):
+    at = replace(sight(), rejected={2: (1, 3), 4: (1, 3)}.get)
+    problem = admit(make_episode(**fields), RULES, at)
+    assert (problem and problem.reason) == expected
+    if expected == "rejected_version":
+        assert problem.field == "policy_version"
+        assert problem.value == "2, rejected by the rollback to 1 (version 3)"
+        assert problem.accepted == "version 3 or a later one"
+
+
 def test_a_refusal_names_field_value_and_what_is_accepted(make_episode):
     problem = admit(make_episode(policy_version=1), RULES, sight())
     assert problem.field == "policy_version"

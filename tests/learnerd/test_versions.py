@@ -74,6 +74,11 @@ def test_whole_versions(state):
             "saved_at": 1000.0 + version,
             "episodes_total": 8 * version,
             "updates_total": version,
+            "return_mean": None,
+            "live": None,
+            "pinned": False,
+            "rollback_to": None,
+            "rejected_by": None,
             "damage": [],
         }
         for version in (2, 10)
@@ -106,7 +111,7 @@ def test_a_flipped_bit_is_told(state, name):
 def test_a_missing_or_cut_file_is_told_by_the_list(state, cut):
     path = publish(state, 1) / "model.safetensors"
     path.unlink() if cut is None else path.write_bytes(cut)
-    (damage,) = versions.summary(state, 1)["damage"]
+    (damage,) = versions.summaries(state)[0]["damage"]
     assert damage.startswith("model.safetensors: ")
     assert versions.details(state, 1)["damage"]
     assert "model.safetensors: " in command(state, "list").stdout
@@ -125,7 +130,7 @@ def test_every_flipped_bit_of_a_manifest_is_told(state):
 )
 def test_what_is_no_manifest_is_told(state, text):
     (publish(state, 1) / "manifest.json").write_text(text)
-    assert versions.summary(state, 1)["damage"]
+    assert versions.summaries(state)[0]["damage"]
     assert versions.details(state, 1)["damage"]
 
 

@@ -1,0 +1,40 @@
+"""Commands that are imported when they are called, so that ``status`` does not pay for ``demo``."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+def lazily(package: str, names: Sequence[str]) -> type[TyperGroup]:
+    """A group of commands, one module each.
+
+    Args:
+        package: where the modules are.
+        names: each is ``<package>.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``.
+    """
+
+    class Commands(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's signature
+            return list(names)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
+            if cmd_name not in names:
+                return None
+            module = importlib.import_module(f"{package}.{cmd_name}")
+            app: typer.Typer | None = getattr(module, "app", None)
+            if app is None:
+                app = new_typer()
+                app.command(name=cmd_name)(module.command)
+            command = typer.main.get_command(app)
+            command.name = cmd_name
+            return command
+
+    return Commands
+
+
+def new_typer(**options: Any) -> typer.Typer:
+    """A typer app as all of ours are: no completion, no tracebacks of its own."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **options)

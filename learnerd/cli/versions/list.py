@@ -1,0 +1,77 @@
+"""``learnerd versions list``: every version that is kept. Reads JSON, without NumPy."""
+
+from typing import Any
+
+import typer
+
+from learnerd import versions
+from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_json, read_config
+
+COLUMNS = (
+    *("version", "saved", "writer", "parents", "updates", "episodes", "return learned", "return live"),
+    "state",
+)
+
+
+def command(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the versions that are kept, oldest first.
+
+    "return learned" is the mean over the episodes that a version learned from; "return live" is what clients
+    earned with it, and in how many episodes.
+    """
+    found = versions.summaries(read_config(ctx, config).paths.state)
+    if as_json:
+        print_json(found)
+    elif not found:
+        typer.echo("no version yet")
+    else:
+        _print_table(found)
+
+
+def _print_table(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - not needed for --json
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for row in found:
+        cells = (
+            row["version"],
+            local_time(row["saved_at"]),
+            _text(row["writer"]),
+            ", ".join(str(parent) for parent in row["parents"] or ()),
+            _text(row["updates_total"]),
+            _text(row["episodes_total"]),
+            _number(row["return_mean"]),
+            live_text(row["live"]),
+            state_text(row),
+        )
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    Console(highlight=False, emoji=False).print(table)
+
+
+def state_text(row: dict[str, Any]) -> str:
+    """What is special about a version."""
+    words = [*row["damage"]]
+    if row["current"]:
+        words.append("current")
+    if row["rollback_to"] is not None:
+        words.append(f"rollback to {row['rollback_to']}")
+    if row["rejected_by"] is not None:
+        words.append(f"rejected by {row['rejected_by']}")
+    if row["pinned"]:
+        words.append("pinned")
+    return "; ".join(words)
+
+
+def live_text(live: dict[str, Any] | None) -> str:
+    """What clients earned with a version."""
+    return "-" if live is None else f"{_number(live['mean'])} ({live['n']})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)
