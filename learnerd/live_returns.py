@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experience.durable import write_atomic
-
 SCHEMA = 1
 FILE_NAME = "returns.json"
 
@@ -96,4 +94,6 @@ def write(state: Path, document: Mapping[str, Any]) -> None:
     Raises:
         OSError: the old file is as it was.
     """
+    from experience.durable import write_atomic  # noqa: PLC0415 - its package loads NumPy
+
     write_atomic(state / FILE_NAME, json.dumps({"schema": SCHEMA, **document}).encode(), sync=False)

@@ -11,7 +11,7 @@ def difference(old: Checkpoint, new: Checkpoint) -> dict[str, Any]:
     """How far apart two versions are, as plain JSON.
 
     ``weights``: Euclidean norms of each array and of its change, ``relative`` to the old norm, and of ``all``
-    of them; arrays of another shape are left out. ``episodes``: learned between them, whatever became of them.
+    of them; arrays of another shape are left out. ``episodes``: learned between the two.
     """
     shared = [name for name in old.weights if _shape(old, name) == _shape(new, name)]
     rows = {name: _norms([old.weights[name]], [new.weights[name]]) for name in shared}
