@@ -1,5 +1,6 @@
 """Replay: archived episodes through the same training stage, into a scratch store."""
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +21,11 @@ from learnerd.errors import LearnerdError
 from learnerd.learn import Behavior, Learned, Passes, chunked, infer_spec, learn, ledger_entries
 from learnerd.recorded_passes import RecordedPasses
 from learnerd.threads import thread_count
-from policies.checkpoint import Checkpoint
-from policies.errors import StoreError
+from policies.checkpoint import Checkpoint, Delta
+from policies.errors import NothingToRollBack, StoreError
 from policies.initial import initial_checkpoint
 from policies.ledger import Lineage
+from policies.rollback import Rejected
 from policies.store import CheckpointStore
 
 WRITER = "replay"
@@ -78,15 +80,50 @@ def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[
     """
     torch.set_num_threads(thread_count(config))
     recorded, store = CheckpointStore(config.paths.state), CheckpointStore(scratch)
-    head = _start(config, recorded, store)
+    rollbacks = _RecordedRollbacks(recorded, store)
+    head = rollbacks.begin(_start(config, recorded, store))
     again, behavior = RecordedPasses(config), BehaviorCache(recorded)
     for path in paths:
+        head = rollbacks.before(int(path.stem)) or head
         episodes = read_shard(path)
         head = head if head is not None else _first(config, episodes)
         learned = _learn(config, head, episodes, behavior, again.take(path, episodes))
         entries = ledger_entries(learned, lambda _: "")
         head = store.publish(learned.delta, base=head, writer=WRITER, episodes=entries, record=learned.record)
+        rollbacks.note(int(path.stem), head)
         yield _row(int(path.stem), head, learned, recorded)
+
+
+class _RecordedRollbacks:
+    """Goes back in the scratch store where the daemon's store did."""
+
+    def __init__(self, recorded: CheckpointStore, store: CheckpointStore) -> None:
+        self._rejections = Rejected.of(recorded.head()).rejections
+        self._store = store
+        self._made: dict[int, int] = {}
+
+    def begin(self, head: Checkpoint | None) -> Checkpoint | None:
+        """Publish the initial weights when a rollback may go back to them."""
+        if head is None or not self._rejections:
+            return head
+        head = self._store.publish(Delta(weights={}), base=head, writer=WRITER, episodes=[])
+        self.note(0, head)
+        return head
+
+    def note(self, recorded: int, head: Checkpoint) -> None:
+        """What ``recorded`` learned is in ``head``."""
+        self._made[recorded] = head.version
+
+    def before(self, recorded: int) -> Checkpoint | None:
+        """Make the rollbacks that came before a version; the new head, None when there were none."""
+        head = None
+        while self._rejections and self._rejections[0].by < recorded:
+            rejection, self._rejections = self._rejections[0], self._rejections[1:]
+            kept = {old: new for old, new in self._made.items() if old <= rejection.to}
+            with contextlib.suppress(NothingToRollBack, ValueError):
+                head = self._store.rollback(kept[max(kept)], writer=WRITER, reason="recorded")
+            self._made = kept if head is None else kept | {rejection.by: head.version}
+        return head
 
 
 def scratch_folder(into: Path | None) -> tuple[Path, Callable[[], None]]:

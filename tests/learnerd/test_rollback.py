@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from learnerd.config import load_config
+from learnerd.replay import replay, shards
 from learnerd.rollbacks import attributed
 from policies.checkpoint import Delta
 from policies.ledger import Lineage
@@ -132,6 +134,20 @@ def test_a_running_daemon_goes_on_from_a_rollback_that_it_did_not_make(three, dr
     assert "version 4 has the weights of version 1; 2 to 3 are rejected: fell" in alarm["message"]
     assert site.stop(process) == 0
     assert site.status()["episodes"]["refused"] == {"rejected_version": 1}
+
+
+@pytest.mark.parametrize("to", [1, 2])
+def test_replay_goes_back_where_the_daemon_did(three, drop, to):
+    site = three
+    rollback(site, to)
+    for _ in range(2):
+        learn(site, drop, 4)
+    rollback(site, 5)
+    learn(site, drop, 7)
+    config = load_config(site.folder / "config.toml", {})
+    rows = list(replay(config, shards(config), scratch=site.folder / "scratch"))
+    assert [row.recorded for row in rows] == [1, 2, 3, 5, 6, 8]
+    assert all(row.same_weights for row in rows)
 
 
 def test_archived_episodes_of_rejected_versions_are_not_replayed(site, drop):
