@@ -11,7 +11,7 @@ Bonferroni's inequality (Dunn 1961, "Multiple comparisons among means", Journal 
 Association 56) the chance that a stretch no worse than the one before is ever called worse stays below it.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from learnerd.comparison import TESTS, effect, mean, spread
@@ -136,7 +136,7 @@ class Stretches:
 
     def state(self) -> dict[str, Any]:
         """Return everything but the settings, as plain JSON."""
-        return {"since": self._since, "stretches": [asdict(stretch) for stretch in self._stretches]}
+        return {"since": self._since, "stretches": [dict(vars(stretch)) for stretch in self._stretches]}
 
     def restore(self, state: Any) -> None:
         """Take up what ``state`` gave; what is no such thing leaves all as it is."""
