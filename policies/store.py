@@ -287,9 +287,8 @@ class CheckpointStore:
             NothingToRollBack: the head has these weights, or ``worse`` is rejected already.
             StoreError: as ``load`` and ``publish``.
         """
-        rollback, old = Rollback(reason=reason, worse=worse), self.load(to)
-        saved_at = self._clock()
-        save = Save(delta=Delta(weights={}), base=old, writer=writer, saved_at=saved_at, rollback=rollback)
+        how, old, now = Rollback(reason=reason, worse=worse), self.load(to), self._clock()
+        save = Save(delta=Delta(weights={}), base=old, writer=writer, saved_at=now, rollback=how)
         save.check()
         return self._publisher.publish(save)
 
