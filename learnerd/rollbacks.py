@@ -78,7 +78,8 @@ class Rollbacks:
 
     def note(self, report: CycleReport) -> None:
         """Count the returns of what a cycle learned, and judge them."""
-        self._see(report.head)
+        if self._see(report.head):
+            self.look()  # whose it was, and why
         if report.learned is None:
             return
         for episode in report.learned.episodes:
@@ -166,14 +167,16 @@ class Rollbacks:
         self._remember()
         self._tell()
 
-    def _see(self, head: Checkpoint | None) -> None:
-        """Start afresh after a rollback, whoever made it: what was rejected is no measure."""
+    def _see(self, head: Checkpoint | None) -> bool:
+        """Start afresh after a rollback: what was rejected is no measure. True when it is a new one."""
         rejections = Rejected.of(head).rejections
         newest = rejections[-1].by if rejections else 1
-        if head is not None and newest != self._stretches.since:
-            self._stretches.begin(newest)
-            self._finding, self._failure = None, ""
-            self._told = self._told if (self._told or {}).get("version") == newest else None
+        if head is None or newest == self._stretches.since:
+            return False
+        self._stretches.begin(newest)
+        self._finding, self._failure = None, ""
+        self._told = self._told if (self._told or {}).get("version") == newest else None
+        return self._told is None
 
     def _remember(self) -> None:
         document = {
