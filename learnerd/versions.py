@@ -24,10 +24,16 @@ def numbers(state: Path) -> list[int]:
     return sorted(int(name) for name in names if DIRECTORY_NAME.fullmatch(name))
 
 
-def summaries(state: Path) -> list[dict[str, Any]]:
-    """The list, oldest first; ``damage`` names what is missing or of the wrong size (hashes: ``details``)."""
+def summaries(state: Path, *, newest: int | None = None) -> list[dict[str, Any]]:
+    """The list, oldest first; ``damage`` names what is missing or of the wrong size (hashes: ``details``).
+
+    Args:
+        state: the state folder.
+        newest: how many at most; None: all.
+    """
     rejected, live = _rejected(state), read_live(state)
-    return [_summary(state, number, rejected=rejected, live=live) for number in numbers(state)]
+    wanted = numbers(state)[-newest if newest else None :]
+    return [_summary(state, number, rejected=rejected, live=live) for number in wanted]
 
 
 def _summary(state: Path, version: int, *, rejected: list[list[int]], live: LiveReturns) -> dict[str, Any]:
@@ -49,12 +55,13 @@ def _standing(
     live: LiveReturns,
 ) -> dict[str, Any]:
     """What became of a version: acted with, earned, pinned, rolled back."""
+    rollback = manifest.get("rollback")
     return {
         "version": version,
         "current": current(state) == version,
         "live": live.of(version),
         "pinned": (state / "pins" / f"{version:08d}").exists(),
-        "rollback_to": (manifest.get("rollback") or {}).get("to"),
+        "rollback_to": rollback.get("to") if isinstance(rollback, dict) else None,
         "rejected_by": next((last + 1 for first, last in rejected if first <= version <= last), None),
     }
 
@@ -64,8 +71,14 @@ def _rejected(state: Path) -> list[list[int]]:
     for version in reversed(numbers(state)):
         manifest, damage = _manifest(state, version)
         if not damage:
-            return list(manifest.get("rejected", []))
+            return _ranges(manifest.get("rejected"))
     return []
+
+
+def _ranges(found: Any) -> list[list[int]]:
+    """Pairs of numbers, from a manifest that another release may have written."""
+    pairs = found if isinstance(found, list) else []
+    return [pair for pair in pairs if isinstance(pair, list) and [type(end) for end in pair] == [int, int]]
 
 
 def details(state: Path, version: int) -> dict[str, Any]:
