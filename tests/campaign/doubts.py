@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-RECOVERED = {"CURRENT", "status.json", "merge.json", "clock.json"}
-"""Names in the state folder that the next start writes or repairs: nothing relies on their durability."""
+RECOVERED = {"CURRENT", "status.json", "merge.json", "clock.json", "returns.json"}
+"""Names in the state folder that are written anew or repaired: nothing relies on their durability."""
 REPEATED = ("in", "work", "claimed", "quarantine")
 """Folders of the spool whose changes are done again when a power cut undoes them: claims, and their moves."""
 ID_CHARACTERS = 36
