@@ -1,6 +1,12 @@
 """Fixtures that several folders of tests share."""
 
 import os
+import signal
+
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # started in the background by a shell: children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch or NumPy is loaded: spinning barriers on two shared cores make small updates crawl.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
