@@ -41,10 +41,9 @@ class Ours:
         seed: of weights and shuffling.
         settings: differences from the defaults of ``LearnerSettings``.
         policy: differences from the defaults of ``PolicySpec``.
-        shuffling: its seed, where it is not ``seed``.
     """
 
-    def __init__(self, task, *, seed, settings, policy=None, shuffling=None):
+    def __init__(self, task, *, seed, settings, policy=None):
         inputs, actions = space_of(task)
         spec = PolicySpec(
             observation_shape=(inputs,),
@@ -55,7 +54,7 @@ class Ours:
         self._store = CheckpointStore(self._folder)
         self._base = initial_checkpoint(spec, seed=seed)
         self._settings = LearnerSettings(**settings)
-        self._seed = seed if shuffling is None else shuffling
+        self._seed = seed
         self._seen = {0: self._base}
         self.reports = []
 
@@ -198,10 +197,8 @@ def _memory():
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def contender(name, task, *, seed, settings=None, policy=None, shuffling=None):
+def contender(name, task, *, seed, settings=None, policy=None):
     """Make a contender by its name."""
     if name == "sb3":
         return StableBaselines(task, seed=seed)
-    return Ours(
-        task, seed=seed, settings=SETTINGS[name] | (settings or {}), policy=policy, shuffling=shuffling
-    )
+    return Ours(task, seed=seed, settings=SETTINGS[name] | (settings or {}), policy=policy)
