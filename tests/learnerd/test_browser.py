@@ -41,6 +41,7 @@ def dashboard(site):
     return start
 
 
+@pytest.mark.slow
 def test_it_is_live_and_says_when_it_is_not(site, drop, dashboard, browser):
     process, url = dashboard()
     browser.open(url)

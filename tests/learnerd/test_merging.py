@@ -92,6 +92,7 @@ def test_within_the_drift_limit_it_is_merged(site, published):
     assert newest["merge"]["ours_saved_at"] == newest["saved_at"]
 
 
+@pytest.mark.slow
 def test_a_head_that_never_rests_keeps_the_batch_and_says_what_to_do(site, published):
     published("[merge]\ndrift_limit = 0.01\n[schedule]\nrescan_s = 0.1\n")
     assert site.run_patched(MEANWHILE.format(times=1000)).returncode == 5

@@ -80,6 +80,7 @@ def test_history_and_tensorboard_have_every_cycle(site, drop):
     assert [event.tensor_proto.float_val[0] for event in written] == pytest.approx(found["entropy"])
 
 
+@pytest.mark.slow
 def test_a_dashboard_and_a_damaged_history(site, drop):
     site.state.mkdir()
     (site.state / FILE_NAME).write_bytes(b"no database" * 1000)

@@ -119,6 +119,7 @@ def test_both_train_one_policy_and_both_raise_the_return(site, start_online):
     assert manifests[-1]["updates_total"] >= ROUNDS + len(returns) // 64
 
 
+@pytest.mark.slow
 def test_the_online_learner_alone_learns_what_it_sees_and_nothing_else(site, start_online):
     site.configure(block("toml") + CONFIG)
     assert site.learnerd("run", "--once").returncode == 9
@@ -128,6 +129,7 @@ def test_the_online_learner_alone_learns_what_it_sees_and_nothing_else(site, sta
     assert correct(site)[:2].mean() < UNTAUGHT
 
 
+@pytest.mark.slow
 def test_the_daemon_alone_learns_what_it_sees_and_nothing_else(site):
     site.configure(block("toml") + CONFIG)
     daemon = site.start()

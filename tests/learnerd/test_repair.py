@@ -215,6 +215,7 @@ def test_ids_of_a_damaged_ancestor_come_from_the_archive(site, drop):
     assert "its episode ids are the archive's" in alarm(site)["message"]
 
 
+@pytest.mark.slow
 def test_damage_is_noticed_while_running_and_mended_from_memory(site, drop):
     site.configure("[batch]\nmax_wait_s = 0.1\n")
     process = site.start(patch="import learnerd.scrub; learnerd.scrub.EVERY_S = 0.1")

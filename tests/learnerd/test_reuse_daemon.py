@@ -77,6 +77,7 @@ def test_archived_episodes_are_learned_again_and_counted_once(site, drop):
     assert "26 passes over archived episodes" in site.learnerd("status").stdout
 
 
+@pytest.mark.slow
 def test_replay_rebuilds_the_same_weights_also_without_the_old_manifests(site, drop):
     site.configure(REUSE)
     rounds(site, drop, 9, 8, 6)
@@ -162,6 +163,7 @@ def test_an_archived_episode_to_blame_costs_no_new_one(site, drop, monkeypatch):
     assert replayed(site, 2) == [[], []]
 
 
+@pytest.mark.slow
 def test_a_batch_never_holds_an_episode_twice(site, drop):
     """A damaged version's episodes are learned again: they are new, and in the archive at the same time."""
     site.configure(REUSE)

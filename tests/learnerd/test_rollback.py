@@ -138,6 +138,7 @@ def test_a_running_daemon_goes_on_from_a_rollback_that_it_did_not_make(three, dr
 
 
 @pytest.mark.parametrize("to", [1, 2])
+@pytest.mark.slow
 def test_replay_goes_back_where_the_daemon_did(three, drop, to):
     site = three
     rollback(site, to)
@@ -151,6 +152,7 @@ def test_replay_goes_back_where_the_daemon_did(three, drop, to):
     assert all(row.same_weights for row in rows)
 
 
+@pytest.mark.slow
 def test_archived_episodes_of_rejected_versions_are_not_replayed(site, drop):
     site.configure(LOGP + "[batch]\nreuse = 3.0\n")
     for version in (0, 1, 2):
@@ -274,6 +276,7 @@ def test_a_worse_version_is_rolled_back_once_with_an_alarm_that_says_what_to_do(
     assert (rows[bad]["rejected_by"], rows[by]["rollback_to"]) == (by, good)
 
 
+@pytest.mark.slow
 def test_after_a_rollback_what_the_old_weights_earn_now_is_the_measure(site, drop):
     """A world that became harder is rolled back once, not again and again; the alarm outlives a restart."""
     site.configure(AUTO.format(mode="auto"))

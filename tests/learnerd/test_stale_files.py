@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from policies.behavior import log_probs
 from policies.store import CheckpointStore
@@ -66,6 +67,7 @@ def test_a_pruned_version_still_gives_what_was_not_logged_and_what_was_logged_wr
     assert "10 episodes logged them, 1 by their version, 1 have none: a weaker rule" in shown
 
 
+@pytest.mark.slow
 def test_a_client_that_only_sends_what_is_refused_raises_an_alarm_until_it_is_fed(site, drop):
     site.configure(SPACES)
     process = site.start()

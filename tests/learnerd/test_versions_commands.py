@@ -91,6 +91,7 @@ def test_what_cannot_be_gone_back_to_is_refused_with_what_can(state):
     assert store.highest_used() == 5
 
 
+@pytest.mark.slow
 def test_a_busy_store_can_be_tried_again(state):
     with hold(state / "lock" / "publish", 1.0):
         assert "StoreBusy" in versions(state, "rollback", "2", code=5).stderr
