@@ -6,8 +6,8 @@ CartPole-v1 and Acrobot-v1, played by the version of k updates ago (or by a mixt
 of one size or of 1 to 100 episodes, with or without logged log-probabilities, alone or beside an online
 learner that saves to the same store. Every contender is fed files of the same kind: this learner, plain
 REINFORCE, plain PPO against the logged log-probabilities, and Stable-Baselines3's PPO update. Prints a table,
-and writes it with a plot and all curves to DIR. The default is 240 runs of 7 to 85 s, half an hour on two
-cores; --full is the whole cross of these factors.
+and writes it with a plot and all curves to DIR. The default is 240 runs of 7 to 85 s, by their sum half
+an hour on two cores; --full is the whole cross of these factors.
 """
 
 import argparse

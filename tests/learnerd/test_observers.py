@@ -80,6 +80,29 @@ def test_history_and_tensorboard_have_every_cycle(site, drop):
     assert [event.tensor_proto.float_val[0] for event in written] == pytest.approx(found["entropy"])
 
 
+def test_a_reload_begins_the_dashboard_anew_and_the_history_goes_on(site, drop):
+    config = '[telemetry]\nhttp = "127.0.0.1:0"\n[batch]\nmin_episodes = 1\n'
+    site.configure(config)
+    process = site.start()
+    site.wait(lambda: url(site) is not None, what="the dashboard")
+    first = url(site)
+    old = listener(first)
+    drop()
+    site.wait(lambda: json.loads(get(f"{first}history.json"))["columns"]["version"] == [1], what="a row")
+    site.configure(config + "max_chunks = 4\n")
+    process.send_signal(signal.SIGHUP)
+    site.wait(lambda: url(site) != first, what="another dashboard")
+    assert gone(old)
+    drop()
+    again = url(site)
+    site.wait(
+        lambda: json.loads(get(f"{again}history.json"))["columns"]["version"] == [1, 2], what="both rows"
+    )
+    dashboard = listener(again)
+    assert site.stop(process) == 0
+    assert gone(dashboard)
+
+
 @pytest.mark.slow
 def test_a_dashboard_and_a_damaged_history(site, drop):
     site.state.mkdir()
