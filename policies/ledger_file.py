@@ -67,8 +67,9 @@ def decode_ids(data: bytes) -> Iterator[tuple[bytes, str]]:
 
 
 def _read(data: bytes, columns: list[str] | None) -> Any:
-    source = pa.BufferReader(data)
-    return pq.read_table(source, columns=columns, page_checksum_verification=True, use_threads=False)
+    """Without ``read_table``: its thread holds ``data``, and may abort the process at exit."""
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def _to_row(entry: LedgerEntry) -> dict[str, Any]:

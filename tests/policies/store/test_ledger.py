@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -123,3 +125,26 @@ def test_entries_round_trip_in_order():
 def test_numbers_from_numpy_are_taken(tmp_path):
     row = LedgerEntry(key=EpisodeKey("", "e", 0, ""), row_sha256="0" * 64, total_reward=np.float64(2.5))
     assert decode_entries(encode_entries([row])) == [row]
+
+
+READS = """
+import os
+from policies.checkpoint import LedgerEntry
+from policies.ledger_file import decode_entries, decode_ids, encode_entries
+from experience.episode import EpisodeKey
+entry = LedgerEntry(
+    key=EpisodeKey("bot", "e", 0, ""), row_sha256="a", source_name="a.npz", source_sha256="b", claim_id="c",
+    policy_version=1, n_steps=2, total_reward=3.0, ingested_at=4.0, update=1,
+)
+data = encode_entries([entry])
+before = len(os.listdir("/proc/self/task"))
+assert decode_entries(data) == [entry]
+assert len(list(decode_ids(data))) == 1
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_reading_a_ledger_leaves_no_thread_behind():
+    """Such a thread held the bytes, and at exit it sometimes aborted a command whose work was done."""
+    done = subprocess.run([sys.executable, "-c", READS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
