@@ -33,6 +33,7 @@ class _Recording:
     mask: list[NDArray[np.bool_] | None] = field(default_factory=list)
     policy_version: list[int | None] = field(default_factory=list)
     ended_at: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class EpisodeWriter:
@@ -170,10 +171,9 @@ class EpisodeWriter:
             OSError: it could not be written. Nothing is visible in the spool, and the episode is kept:
                 call ``end`` again, or ``abandon``.
         """
+        self.check_end(final_obs, terminated=terminated, truncated=truncated, continues=continues)
         recording = self._recording
-        if recording is None:
-            raise NotYetClosed("there is no step to end: call step first")
-        _check_end(final_obs, terminated=terminated, truncated=truncated, continues=continues)
+        assert recording is not None
         last = [] if final_obs is None else [_observation(final_obs, recording)]
         if recording.ended_at is None:
             recording.ended_at = self._clock()
@@ -191,19 +191,85 @@ class EpisodeWriter:
         self._recording = None
         self._begin_new_id()
 
+    def begin(self, episode_id: str, *, segment: int = 0) -> None:
+        """Give the next episode an id of the client's own: a match's, a session's.
+
+        Args:
+            episode_id: unique for this client and agent; what is deposited again under it is a duplicate.
+            segment: which piece of it, from 0.
+
+        Raises:
+            ValueError: an episode is in progress, or the daemon would refuse the id.
+        """
+        if self._recording is not None:
+            raise ValueError(f"episode {self._episode_id} is in progress: end or abandon it first")
+        _check_id("episode_id", episode_id)
+        if not episode_id or segment < 0:
+            raise ValueError(
+                f"episode_id {episode_id!r}, segment {segment}; accepted: some text, and 0 or more"
+            )
+        self._episode_id, self._segment = episode_id, segment
+
+    def add_reward(self, step: int, amount: float) -> None:
+        """Add to the reward of a step of the episode in progress: what it earned was known only later.
+
+        Args:
+            step: its number in the episode or piece, from 0.
+            amount: what is added.
+
+        Raises:
+            IndexError: there is no such step.
+        """
+        rewards = [] if self._recording is None else self._recording.reward
+        if not 0 <= step < len(rewards):
+            raise IndexError(f"step is {step}; the episode in progress has {len(rewards)} steps")
+        rewards[step] += float(amount)
+
+    def annotate(self, **fields: Any) -> None:
+        """Add fields of the client's own to the episode in progress; they are kept with it in the archive.
+
+        Args:
+            fields: name -> what JSON holds.
+
+        Raises:
+            NotYetClosed: there is no step.
+        """
+        if self._recording is None:
+            raise NotYetClosed("there is no episode to annotate: call step first")
+        self._recording.notes.update(fields)
+
+    def check_end(
+        self,
+        final_obs: ArrayLike | None,
+        *,
+        terminated: bool,
+        truncated: bool = False,
+        continues: bool = False,
+    ) -> None:
+        """Raise what ``end`` would raise for these arguments; write nothing."""
+        if self._recording is None:
+            raise NotYetClosed("there is no step to end: call step first")
+        _check_end(final_obs, terminated=terminated, truncated=truncated, continues=continues)
+        if final_obs is not None:
+            _observation(final_obs, self._recording)
+
     def _begin_new_id(self) -> None:
         self._episode_id = uuid7()
         self._segment = 0
 
     def _meta(self, recording: _Recording, outcome: Mapping[str, bool]) -> dict[str, Any]:
         assert recording.ended_at is not None
-        meta = self._header | {
-            "episode_id": self._episode_id,
-            "segment": self._segment,
-            "started_at": _utc(recording.started_at),
-            "ended_at": _utc(recording.ended_at),
-            **outcome,
-        }
+        meta = (
+            recording.notes
+            | self._header
+            | {
+                "episode_id": self._episode_id,
+                "segment": self._segment,
+                "started_at": _utc(recording.started_at),
+                "ended_at": _utc(recording.ended_at),
+                **outcome,
+            }
+        )
         version = _common_version(recording.policy_version)
         return meta if version is None else meta | {"policy_version": version}
 
