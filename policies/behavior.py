@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from policies.checkpoint import Arrays
 from policies.distributions import categorical_log_prob, gaussian_log_prob
+from policies.factored import factored_log_prob
 from policies.forward import policy_outputs
 from policies.normalizer import RunningStatistics
-from policies.spec import DiscreteSpace, PolicySpec
+from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 
 CHUNK_ROWS = 512  # activations of a 64-wide network stay in the second-level cache
 
@@ -43,8 +44,9 @@ def log_probs(
     Args:
         policy: the version that acted.
         obs: [N, *observation_shape].
-        action: [N] integers (discrete), or [N, A] floats as sampled, before any clipping (continuous).
-        mask: [N, n] bool, or None; read for discrete actions only.
+        action: [N] integers (discrete), [N, choices] integers (multi_discrete, multi_binary), or [N, A]
+            floats as sampled, before any clipping (continuous).
+        mask: [N, outputs] bool, or None; not read for continuous actions.
         chunk_rows: how many rows go through the network at once.
 
     Raises:
@@ -64,6 +66,9 @@ def _chunk(
     policy: ActingPolicy, obs: NDArray[Any], action: NDArray[Any], mask: NDArray[np.bool_] | None
 ) -> NDArray[np.float64]:
     outputs = policy_outputs(policy.weights, policy.spec, policy.normalizer, obs)
-    if isinstance(policy.spec.action, DiscreteSpace):
+    space = policy.spec.action
+    if isinstance(space, DiscreteSpace):
         return categorical_log_prob(outputs, action, mask)
-    return gaussian_log_prob(outputs, policy.weights["log_std"], action)
+    if isinstance(space, ContinuousSpace):
+        return gaussian_log_prob(outputs, policy.weights["log_std"], action)
+    return factored_log_prob(outputs, space, action, mask)

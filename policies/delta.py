@@ -102,8 +102,8 @@ def _check_average(name: str, average: Average, shapes: Mapping[str, tuple[int, 
 
 
 def _check_observed(observed: RunningStatistics, spec: PolicySpec) -> None:
-    _check_array("observed.mean", observed.mean, (spec.inputs,))
-    _check_array("observed.m2", observed.m2, (spec.inputs,))
+    _check_array("observed.mean", observed.mean, (spec.statistics,))
+    _check_array("observed.m2", observed.m2, (spec.statistics,))
     if not 0.0 <= observed.count < float("inf"):
         raise BadDelta(field="observed.count", value=observed.count, accepted="a finite number >= 0")
     if (observed.m2 < 0).any():

@@ -13,7 +13,7 @@ from policies.algorithms import Algorithm
 from policies.errors import UpdateDiverged
 from policies.learner_state import LearnerState
 from policies.losses import value_loss
-from policies.networks import Evaluation, Network, divergence, evaluate, log_std_of, perceptron, set_gradient
+from policies.networks import Evaluation, Network, divergence, evaluate, log_std_of, set_gradient
 from policies.noise_scale import GradientNoise, NoiseProbe
 from policies.optimizer import clip_to_norm_
 from policies.remedies import Remedies
@@ -155,7 +155,8 @@ class Epochs:
 
     def _policy_loss(self, rows: Rows, n: int) -> Tensor:
         """Policy loss of a chunk, over the n rows of its minibatch; summed over them with scaling "sum"."""
-        now = evaluate(self._state.policy(rows.obs), self._state.policy.log_std, rows.action, rows.mask)
+        policy, space = self._state.policy, self._state.action
+        now = evaluate(policy(rows.obs), policy.log_std, rows.action, rows.mask, space)
         reference = self._reference(rows)
         if self._watches_kl:
             with torch.no_grad():
@@ -177,8 +178,10 @@ class Epochs:
                 log_std=self._start_log_std,
             )
         with torch.no_grad():
-            outputs = perceptron(self._proximal_leaves, rows.obs, self._state.policy.activation)
-            return evaluate(outputs, log_std_of(self._proximal_leaves), rows.action, rows.mask)
+            policy = self._state.policy
+            outputs = policy.outputs(self._proximal_leaves, rows.obs)
+            log_std = log_std_of(policy.layers(self._proximal_leaves))
+            return evaluate(outputs, log_std, rows.action, rows.mask, self._state.action)
 
     def _value_loss(self, rows: Rows, n: int) -> Tensor:
         output = self._state.value(rows.obs).squeeze(1)

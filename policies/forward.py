@@ -1,11 +1,14 @@
 """Forward passes of a policy's named arrays in numpy: batched, and one observation at a time."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experience.flattening import flatten
 from policies.checkpoint import Arrays
+from policies.inputs import network_inputs
 from policies.normalizer import CLIP, RunningStatistics
 from policies.spec import LAYER_NORM_EPSILON, PolicySpec
 
@@ -17,7 +20,8 @@ def policy_outputs(
 ) -> Rows:
     """Logits (discrete) or means (continuous), float32 [B, outputs], of observations [B, *shape].
 
-    y = W_n · act(… act(W_0 x̂ + b_0)) + b_n, with x̂ normalized when ``spec.normalize``, else the observation;
+    y = W_n · act(… act(W_0 x̂ + b_0)) + b_n, with x̂ the encoders' features of ``network_inputs``,
+    which are those themselves for a box;
     with ``spec.layer_norm`` the sums are standardized first: act(z), z = (s - mean(s)) / √(var(s) + 1e-5).
     """
     return _network("policy", weights, spec, _inputs(spec, normalizer, obs))
@@ -46,8 +50,7 @@ def _inputs(spec: PolicySpec, normalizer: RunningStatistics, obs: NDArray[np.gen
     if obs.ndim == 0 or obs.shape[1:] != spec.observation_shape:
         accepted = ", ".join(["B", *map(str, spec.observation_shape)])
         raise ValueError(f"observations have shape {obs.shape}; accepted: [{accepted}]")
-    rows = obs.reshape(len(obs), spec.inputs).astype(np.float32, copy=False)
-    return normalizer.normalize(rows) if spec.normalize else rows
+    return network_inputs(spec, normalizer, obs)
 
 
 def _network(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Rows:
@@ -58,12 +61,23 @@ def _network(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Row
 def _layers(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Iterator[Rows]:
     activate = _activation(spec)
     last = len(spec.hidden)
+    if spec.observation is not None:
+        rows = _features(network, weights, spec, rows)
     for i in range(last + 1):
         rows = rows @ weights[f"{network}.{i}.weight"].T
         rows += weights[f"{network}.{i}.bias"]
         if i < last:
             activate(rows, rows)
         yield rows
+
+
+def _features(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Rows:
+    """What the encoders make of rows [B, inputs], [B, features]."""
+    found = [np.empty((len(rows), 0), np.float32)]
+    for part in spec.parts:
+        own = [weights[name] for name in part.shapes(network)]
+        found.append(part.encoder.forward(part.leaf.space, own, rows[:, part.leaf.start : part.leaf.stop]))
+    return np.concatenate(found, axis=1)
 
 
 def _activation(spec: PolicySpec) -> Callable[[Rows, Rows], object]:
@@ -84,6 +98,25 @@ def _standardize(rows: Rows, out: Rows) -> Rows:
 
 def _relu(rows: Rows, out: Rows) -> Rows:
     return np.maximum(rows, np.float32(0), out=out)
+
+
+class EncodedForward:
+    """The policy network behind encoders, for one observation at a time.
+
+    Args:
+        weights: as named by ``spec.shapes()``; kept.
+        spec: shapes, activation, whether to normalize.
+        normalizer: observation statistics; read when ``spec.normalize``.
+    """
+
+    def __init__(self, weights: Arrays, spec: PolicySpec, normalizer: RunningStatistics) -> None:
+        self._arguments = weights, spec, normalizer
+        self._space = spec.space
+
+    def __call__(self, obs: Any) -> Rows:
+        """Logits or means, float32 [outputs], of one observation, nested as the client has it."""
+        outputs: Rows = policy_outputs(*self._arguments, flatten(self._space, obs)[None])[0]
+        return outputs
 
 
 class SingleForward:

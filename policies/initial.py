@@ -28,7 +28,10 @@ def initial_checkpoint(spec: PolicySpec, *, seed: int, log_std: float = 0.0) -> 
     weights: dict[str, NDArray[np.float32]] = {}
     for name, shape in spec.shapes().items():
         if name.endswith(".weight"):
-            weights[name] = orthogonal(shape, gain=_gain(name, spec), rng=rng)
+            flat = (shape[0], math.prod(shape[1:]))
+            weights[name] = orthogonal(flat, gain=_gain(name, spec), rng=rng).reshape(shape)
+        elif name.endswith(".table"):
+            weights[name] = rng.standard_normal(shape, dtype=np.float32)
         else:
             start = log_std if name == "log_std" else 0.0
             weights[name] = np.full(shape, start, np.float32)
@@ -40,7 +43,7 @@ def initial_checkpoint(spec: PolicySpec, *, seed: int, log_std: float = 0.0) -> 
         spec=spec,
         weights=weights,
         averages={},
-        normalizer=RunningStatistics.empty(spec.inputs),
+        normalizer=RunningStatistics.empty(spec.statistics),
         counters=dict.fromkeys(COUNTERS, 0),
     )
 
@@ -59,7 +62,7 @@ def orthogonal(shape: tuple[int, ...], *, gain: float, rng: np.random.Generator)
 
 
 def _gain(name: str, spec: PolicySpec) -> float:
-    network, layer, _ = name.split(".")
-    if int(layer) < len(spec.hidden):
+    network, layer, *_ = name.split(".")
+    if layer == "encoders" or int(layer) < len(spec.hidden):
         return HIDDEN_GAIN
     return POLICY_HEAD_GAIN if network == "policy" else VALUE_HEAD_GAIN

@@ -42,8 +42,9 @@ def carry_over(
         weight, bias = f"{prefix}{layer}.weight", f"{prefix}{layer}.bias"
         if weight in arrays:
             before = np.asarray(arrays[weight], np.float64)
-            result[weight] = before * (new_scale / scale)
-            result[bias] = np.asarray(arrays[bias], np.float64) + before @ ((new_mean - mean) / scale)
+            seen = before[:, : len(mean)]  # what encoders make of the rest follows
+            result[weight] = np.hstack([seen * (new_scale / scale), before[:, len(mean) :]])
+            result[bias] = np.asarray(arrays[bias], np.float64) + seen @ ((new_mean - mean) / scale)
     return result
 
 

@@ -11,6 +11,7 @@ from policies.algorithms import create_algorithm
 from policies.checkpoint import Checkpoint, Delta
 from policies.epochs import permutations
 from policies.input_scale import change_in
+from policies.inputs import real_numbers
 from policies.learner_state import LearnerState
 from policies.lr_scaling import scaled_learning_rate
 from policies.normalizer import RunningStatistics
@@ -151,7 +152,7 @@ class Learner:
         state.added["updates"] += 1
         state.added["steps"] += n_steps
         if self._updates_statistics:
-            rows = batch.obs[:n_steps].reshape(n_steps, self._base.spec.inputs)
+            rows = real_numbers(self._base.spec, batch.obs[:n_steps])
             state.observed = state.observed + RunningStatistics.of(rows)
 
 

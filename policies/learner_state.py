@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from policies.checkpoint import Arrays, Average, Checkpoint, Delta
-from policies.networks import Layout, Network, activation_of, network_layout
+from policies.networks import Layout, Network, activation_of, encoding_of, network_layout
 from policies.normalizer import RunningStatistics
 from policies.optimizer import SGD, Adam
 from policies.popart import ValueScale
@@ -19,6 +19,7 @@ class LearnerState:
     """Networks, optimizers and moving averages since a base version; averages that it lacks start fresh.
 
     Attributes:
+        action: the policy's action space.
         policy, value: the networks.
         policy_optimizer, value_optimizer: their optimizers.
         proximal: moving average of the policy's weights; None when the settings keep none.
@@ -32,6 +33,7 @@ class LearnerState:
         self._base = base
         self._settings = settings
         self._device = device
+        self.action = base.spec.action
         self.policy = self._network("policy")
         self.value = self._network("value")
         self.policy_optimizer = self._optimizer(self.policy.layout, "adam_policy")
@@ -39,7 +41,7 @@ class LearnerState:
         self.proximal = self._proximal() if settings.averages_proximal else None
         self.value_scale = _value_scale(base.averages)
         self.average_return = _scalar(base.averages, "baseline")
-        self.observed = RunningStatistics.empty(base.spec.inputs)
+        self.observed = RunningStatistics.empty(base.spec.statistics)
         self.added = dict.fromkeys(("updates", "steps", "popart", "baseline"), 0)
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -63,7 +65,7 @@ class LearnerState:
     def _network(self, name: str) -> Network:
         layout = network_layout(self._base.spec, name)
         flat = layout.pack(self._base.weights, device=self._device)
-        return Network(layout, flat, activation_of(self._base.spec))
+        return Network(layout, flat, activation_of(self._base.spec), encoding_of(self._base.spec, name))
 
     def _optimizer(self, layout: Layout, counter: str) -> Adam | SGD:
         if self._settings.optimizer == "sgd":

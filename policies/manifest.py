@@ -262,7 +262,7 @@ def parse_model(
     arrays = parse_arrays(data, version, name)
     found = {key: (array.shape, array.dtype.name) for key, array in arrays.items()}
     expected = {key: (shape, "float32") for key, shape in (shapes or spec.shapes()).items()}
-    statistics = {"count": (1,), "mean": (spec.inputs,), "m2": (spec.inputs,)}
+    statistics = {"count": (1,), "mean": (spec.statistics,), "m2": (spec.statistics,)}
     expected |= {f"normalizer.{key}": (statistics[key], "float64") for key in _STATISTICS}
     if found != expected:
         wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))

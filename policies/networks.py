@@ -4,6 +4,7 @@ One flat vector a network: the optimizer, the clipping and the moving average ar
 tensor, whatever the number of layers.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from policies.checkpoint import Arrays
-from policies.spec import LAYER_NORM_EPSILON, PolicySpec
+from policies.spec import LAYER_NORM_EPSILON, ActionSpace, MultiBinarySpace, MultiDiscreteSpace, PolicySpec
 
 LOG_2_PI = math.log(2.0 * math.pi)
 DISALLOWED_LOGIT = -1e9  # its probability is exactly 0 in float32, and 0 · log 0 stays 0 in the entropy
@@ -23,6 +24,31 @@ DISALLOWED_LOGIT = -1e9  # its probability is exactly 0 in float32, and 0 · log
 Float32 = NDArray[np.float32]
 Between = Callable[[Tensor], Tensor]
 """What happens to a hidden layer's sums."""
+
+
+class Encoding:
+    """What stands before the first layer: the encoders of a spec that observes more than a box.
+
+    Args:
+        spec: with a structured observation.
+        network: "policy" or "value".
+
+    Attributes:
+        n_weights: how many weights it takes, the network's first ones.
+    """
+
+    def __init__(self, spec: PolicySpec, network: str) -> None:
+        self._parts = [(part, len(part.shapes(network))) for part in spec.parts]
+        self.n_weights = sum(count for _, count in self._parts)
+
+    def __call__(self, weights: Sequence[Tensor], obs_nd: Tensor) -> Tensor:
+        """Features [n, F] of observations [n, D]."""
+        found, first = [], 0
+        for part, count in self._parts:
+            own, (_, space, start, stop) = weights[first : first + count], part.leaf
+            found.append(part.encoder.torch_forward(space, own, obs_nd[:, start:stop]))
+            first += count
+        return torch.cat(found, dim=1)
 
 
 class Layout:
@@ -54,7 +80,7 @@ class Layout:
 
 
 class Network:
-    """A perceptron whose weights are views of one flat vector, and the buffer for their gradient.
+    """A perceptron, maybe behind encoders, whose weights are views of one flat vector; and their gradient.
 
     Attributes:
         layout: where each weight lies.
@@ -63,21 +89,34 @@ class Network:
         leaves: the weights as autograd sees them.
     """
 
-    def __init__(self, layout: Layout, flat: Tensor, activation: Between) -> None:
+    def __init__(
+        self, layout: Layout, flat: Tensor, activation: Between, encoding: Encoding | None = None
+    ) -> None:
         self.layout = layout
         self.flat = flat
         self.gradient = torch.zeros_like(flat)
         self.leaves = [view.detach().requires_grad_() for view in layout.views(flat)]
         self.activation = activation
+        self._encoding = encoding
 
     def __call__(self, obs_nd: Tensor) -> Tensor:
         """Outputs [n, outputs] of observations [n, D]."""
-        return perceptron(self.leaves, obs_nd, self.activation)
+        return self.outputs(self.leaves, obs_nd)
+
+    def outputs(self, weights: Sequence[Tensor], obs_nd: Tensor) -> Tensor:
+        """Outputs [n, outputs] of observations [n, D] with other weights of the same layout."""
+        if self._encoding is not None:
+            obs_nd = self._encoding(weights, obs_nd)
+        return perceptron(self.layers(weights), obs_nd, self.activation)
+
+    def layers(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those of the perceptron among ``weights``, and maybe log_std."""
+        return weights if self._encoding is None else weights[self._encoding.n_weights :]
 
     @property
     def log_std(self) -> Tensor | None:
         """The Gaussian's, [A]; None for a categorical policy and for a value network."""
-        return log_std_of(self.leaves)
+        return log_std_of(self.layers(self.leaves))
 
     def head(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the last layer, as plain tensors that share its memory."""
@@ -91,6 +130,11 @@ def network_layout(spec: PolicySpec, network: str) -> Layout:
     if network == "policy" and "log_std" in spec.shapes():
         shapes["log_std"] = spec.shapes()["log_std"]
     return Layout(shapes)
+
+
+def encoding_of(spec: PolicySpec, network: str) -> Encoding | None:
+    """Return what stands before the first layer; None for a plain box."""
+    return None if spec.observation is None else Encoding(spec, network)
 
 
 def activation_of(spec: PolicySpec) -> Between:
@@ -136,7 +180,7 @@ class Evaluation:
     Attributes:
         logp: [n] log-probability of each action.
         entropy: [n] or [] entropy of the policy at each step, in nats.
-        parameters: [n, outputs] normalized log-probabilities (discrete) or means (continuous).
+        parameters: [n, sum of factors] normalized log-probabilities, or [n, outputs] means (continuous).
         log_std: [A], continuous only.
     """
 
@@ -146,11 +190,22 @@ class Evaluation:
     log_std: Tensor | None = None
 
 
-def evaluate(outputs_nk: Tensor, log_std: Tensor | None, action: Tensor, mask: Tensor | None) -> Evaluation:
-    """Evaluate actions under the policy's outputs: categorical without ``log_std``, Gaussian with it."""
-    if log_std is None:
-        return _categorical(outputs_nk, action, mask)
-    return _gaussian(outputs_nk, log_std, action)
+def evaluate(
+    outputs_nk: Tensor,
+    log_std: Tensor | None,
+    action: Tensor,
+    mask: Tensor | None,
+    space: ActionSpace | None = None,
+) -> Evaluation:
+    """Evaluate actions under the policy's outputs: Gaussian with ``log_std``, else by ``space``.
+
+    Several choices at once are independent: log-probabilities, entropies and divergences add.
+    """
+    if log_std is not None:
+        return _gaussian(outputs_nk, log_std, action)
+    if isinstance(space, MultiDiscreteSpace | MultiBinarySpace):
+        return _factored(outputs_nk, action, mask, space)
+    return _categorical(outputs_nk, action, mask)
 
 
 def _categorical(logits_nk: Tensor, action_n: Tensor, mask_nk: Tensor | None) -> Evaluation:
@@ -160,6 +215,24 @@ def _categorical(logits_nk: Tensor, action_n: Tensor, mask_nk: Tensor | None) ->
     logp = log_probs.gather(1, action_n.unsqueeze(1)).squeeze(1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
     return Evaluation(logp=logp, entropy=entropy, parameters=log_probs)
+
+
+def _factored(
+    logits_nk: Tensor, action_nf: Tensor, mask_nk: Tensor | None, space: MultiDiscreteSpace | MultiBinarySpace
+) -> Evaluation:
+    """Independent choices; the log-probabilities of all stand side by side, [n, sum of factors]."""
+    if mask_nk is not None:
+        logits_nk = logits_nk.masked_fill(~mask_nk, DISALLOWED_LOGIT)
+    if isinstance(space, MultiBinarySpace):  # of 0 and of 1
+        log_probs = torch.stack(
+            [functional.logsigmoid(-logits_nk), functional.logsigmoid(logits_nk)], dim=2
+        ).flatten(1)
+    else:
+        parts = logits_nk.split(list(space.nvec), dim=1)
+        log_probs = torch.cat([torch.log_softmax(part, dim=1) for part in parts], dim=1)
+    first = torch.tensor([0, *itertools.accumulate(space.factors[:-1])], device=action_nf.device)
+    logp = log_probs.gather(1, action_nf + first).sum(dim=1)
+    return Evaluation(logp=logp, entropy=-(log_probs.exp() * log_probs).sum(dim=1), parameters=log_probs)
 
 
 def _gaussian(mean_na: Tensor, log_std_a: Tensor, action_na: Tensor) -> Evaluation:

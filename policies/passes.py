@@ -14,7 +14,7 @@ from policies.noise_scale import GradientNoise
 from policies.remedies import Remedies
 from policies.rows import Rows
 from policies.settings import LearnerSettings
-from policies.spec import PolicySpec
+from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 
 Path = Literal["auto", "numpy", "torch"]
 
@@ -55,14 +55,15 @@ def chosen_path(spec: PolicySpec, algorithm: Algorithm, *, device: str, path: Pa
     Raises:
         ValueError: "numpy" was asked for where it cannot serve, or there is no such path.
     """
-    serves = device == "cpu" and not spec.layer_norm and isinstance(algorithm, SlopedAlgorithm)
+    plain = spec.observation is None and isinstance(spec.action, DiscreteSpace | ContinuousSpace)
+    serves = plain and device == "cpu" and not spec.layer_norm and isinstance(algorithm, SlopedAlgorithm)
     if path == "auto":
         small = max(spec.inputs, *spec.hidden, spec.action.outputs) <= ARRAY_WIDTH_MAX
         return "numpy" if serves and small else "torch"
     if path not in {"numpy", "torch"} or (path == "numpy" and not serves):
         raise ValueError(
-            f'path is {path!r}; accepted: "auto", "torch", and "numpy" on "cpu", without layer_norm, for an '
-            "algorithm with a policy_slope"
+            f'path is {path!r}; accepted: "auto", "torch", and "numpy" on "cpu", without layer_norm, for '
+            "boxes, one discrete or continuous action, and an algorithm with a policy_slope"
         )
     return path
 

@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experience.batch import Batch
+from experience.choices import allowing, choices_problem
 from policies.algorithms import Algorithm
 from policies.baselines import moved_average
 from policies.checkpoint import Checkpoint
 from policies.epochs import CHUNK_ROWS, check_finite
 from policies.estimates import Estimates
+from policies.inputs import network_inputs, real_numbers
 from policies.learner_state import LearnerState
 from policies.networks import Evaluation, evaluate
 from policies.normalizer import RunningStatistics
@@ -20,7 +22,7 @@ from policies.popart import UNSCALED, ValueScale, head_change
 from policies.returns import discounted_returns
 from policies.rows import Rows
 from policies.settings import LearnerSettings
-from policies.spec import DiscreteSpace
+from policies.spec import ContinuousSpace
 from policies.trust import ALL, Trust, trust_by_ess
 from policies.weighting import effective_sample_fraction, largest_ratio, normalized
 
@@ -88,7 +90,7 @@ class Preparation:
         check_batch(batch, self._base)
         if self._base.spec.normalize and self.statistics.count == 0:
             # Nobody has acted with statistics yet: train under those that the next version will act with.
-            self.statistics = RunningStatistics.of(batch.obs.reshape(batch.n_steps, -1))
+            self.statistics = RunningStatistics.of(real_numbers(self._base.spec, batch.obs))
         inputs = self._inputs(batch)
         now = self._evaluate(inputs)
         entropy = float(now.entropy.mean())
@@ -131,10 +133,13 @@ class Preparation:
         return trust_by_ess(log_ratio, logged, batch.policy_version, minimum=self._settings.ess_min)
 
     def _inputs(self, batch: Batch) -> _Inputs:
+        space = self._base.spec.action
         action = torch.tensor(batch.action)  # copies: an episode's arrays are read-only
-        if isinstance(self._base.spec.action, DiscreteSpace):
+        if not isinstance(space, ContinuousSpace):
             action = action.to(torch.int64)
-        mask = None if batch.mask is None else torch.from_numpy(_allowing(batch.mask, batch.action))
+        mask = None
+        if batch.mask is not None:
+            mask = torch.from_numpy(allowing(space, batch.mask, batch.action))
         return _Inputs(
             obs=self._observations(batch.obs),
             action=action.to(self._device),
@@ -142,10 +147,7 @@ class Preparation:
         )
 
     def _observations(self, obs: NDArray[np.float32]) -> Tensor:
-        spec = self._base.spec
-        rows = obs.reshape(len(obs), spec.inputs)
-        if spec.normalize:
-            rows = self.statistics.normalize(rows)
+        rows = network_inputs(self._base.spec, self.statistics, obs)
         return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
     def _evaluate(self, inputs: _Inputs) -> Evaluation:
@@ -157,7 +159,8 @@ class Preparation:
             for first in range(0, len(inputs.obs), most):
                 rows = slice(first, first + most)
                 mask = None if inputs.mask is None else inputs.mask[rows]
-                parts.append(evaluate(policy(inputs.obs[rows]), policy.log_std, inputs.action[rows], mask))
+                outputs, action = policy(inputs.obs[rows]), inputs.action[rows]
+                parts.append(evaluate(outputs, policy.log_std, action, mask, self._base.spec.action))
         return Evaluation(
             logp=torch.cat([part.logp for part in parts]),
             entropy=torch.cat([part.entropy.reshape(-1) for part in parts]),
@@ -243,13 +246,6 @@ class Preparation:
         return torch.tensor(array, dtype=torch.float32, device=self._device)
 
 
-def _allowing(mask: NDArray[np.bool_], action: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the mask with every action that was taken allowed: else its probability would be 0."""
-    allowed = mask.copy()
-    allowed[np.arange(len(action)), action] = True
-    return allowed
-
-
 def check_batch(batch: Batch, base: Checkpoint) -> None:
     """Raise ValueError when a batch does not fit the policy."""
     spec = base.spec
@@ -257,12 +253,11 @@ def check_batch(batch: Batch, base: Checkpoint) -> None:
         raise ValueError("the batch has no steps; accepted: at least one")
     if batch.obs.shape != (batch.n_steps, *spec.observation_shape):
         raise ValueError(f"obs has shape {batch.obs.shape}; accepted: [N, {spec.observation_shape}]")
-    if isinstance(spec.action, DiscreteSpace):
-        if batch.action.ndim != 1 or not 0 <= batch.action.min() <= batch.action.max() < spec.action.n:
-            raise ValueError(
-                f"action has shape {batch.action.shape}; accepted: [N] of 0 … {spec.action.n - 1}"
-            )
-        if batch.mask is not None and batch.mask.shape != (batch.n_steps, spec.action.n):
-            raise ValueError(f"mask has shape {batch.mask.shape}; accepted: [N, {spec.action.n}]")
+    if not isinstance(spec.action, ContinuousSpace):
+        found = choices_problem(spec.action, batch.action)
+        if found is not None:
+            raise ValueError(f"action has {found}; accepted: [N] of {spec.action}")
+        if batch.mask is not None and batch.mask.shape != (batch.n_steps, spec.action.outputs):
+            raise ValueError(f"mask has shape {batch.mask.shape}; accepted: [N, {spec.action.outputs}]")
     elif batch.action.shape != (batch.n_steps, spec.action.size):
         raise ValueError(f"action has shape {batch.action.shape}; accepted: [N, {spec.action.size}]")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from policies.report import UpdateReport
-from policies.spec import ActionSpace, DiscreteSpace
+from policies.spec import ActionSpace, ContinuousSpace
 
 TABLE = "[stability]"
 
@@ -22,7 +22,8 @@ class StabilityLimits:
         grad_norm_limit: of the policy's and of the value network's gradient, before clipping.
         max_ratio: largest importance ratio π/μ. Old episodes legitimately have large ones, which the learner
             caps; beyond the default the logged probabilities are no probabilities.
-        min_entropy_fraction: mean entropy, as a share of log(n), below which a discrete policy has collapsed.
+        min_entropy_fraction: mean entropy, as a share of log(n) summed over the choices, below which a
+            discrete policy has collapsed.
         min_entropy_nats: the same per dimension of a Gaussian, in nats; -3.2 is a deviation of 0.01,
             and -1000 is off.
         refuses_collapse: whether an update that takes the entropy below its minimum is one too many.
@@ -71,11 +72,12 @@ def breach(report: UpdateReport, limits: StabilityLimits, action: ActionSpace) -
 
 def collapse(entropy: float, limits: StabilityLimits, action: ActionSpace) -> Breach | None:
     """Judge a policy's mean entropy, in nats: below its minimum nothing new is tried; None when it is not."""
-    if isinstance(action, DiscreteSpace):
-        key, least = "min_entropy_fraction", limits.min_entropy_fraction * math.log(action.n)
-        least = least or -math.inf
-    else:
+    if isinstance(action, ContinuousSpace):
         key, least = "min_entropy_nats", limits.min_entropy_nats * action.size
+    else:
+        most = sum(math.log(factor) for factor in action.factors)
+        key, least = "min_entropy_fraction", limits.min_entropy_fraction * most
+        least = least or -math.inf
     if entropy >= least:
         return None
     return Breach(what="entropy", value=entropy, accepted=f"at least {least:.3g} nats, {TABLE} {key}")
