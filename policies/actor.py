@@ -1,25 +1,25 @@
 """Actor: how a Python client acts with the newest policy; needs numpy and safetensors, no torch."""
 
-import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policies.distributions import DiagonalGaussian, categorical_log_probs, draw_categorical, sample_log_probs
+from experience.flattening import flatten
+from policies.draws import Draw, create_draw
 from policies.errors import NoPolicyYet, PolicyError, VersionPruned
-from policies.forward import SingleForward
-from policies.manifest import read_actor, read_current
-from policies.spec import DiscreteSpace
+from policies.forward import EncodedForward, SingleForward, policy_outputs
+from policies.manifest import ActorVersion, read_actor, read_current
+from policies.spec import PolicySpec
 
 # File timestamps can be coarse or a step behind: while CURRENT is younger than this, an unchanged stat does
 # not prove that it was not replaced once more, so it is read again.
 SETTLED_NS = 1_000_000_000
 ATTEMPTS = 3  # a version may be pruned between reading CURRENT and loading it; CURRENT is newer by then
-FEW_ACTIONS = 32  # up to here plain Python beats numpy's cost per call
 
 
 class Actor:
@@ -38,7 +38,8 @@ class Actor:
         self._state_dir = Path(state_dir)
         self._current = os.path.join(state_dir, "CURRENT")  # noqa: PTH118 - os.stat is quicker on text
         self._rng = np.random.default_rng(seed)
-        self._draw: _Draw | None = None
+        self._draw: Draw | None = None
+        self._policy: ActorVersion | None = None
         self._version: int | None = None
         self._problem: str | None = None
         self._seen: tuple[int, int, int] | None = None
@@ -55,25 +56,64 @@ class Actor:
         """Why the last change of ``CURRENT`` was not taken up; None when it was."""
         return self._problem
 
-    def act(self, obs: ArrayLike, *, mask: ArrayLike | None = None) -> tuple[Any, float]:
+    @property
+    def spec(self) -> PolicySpec | None:
+        """The spaces and the networks of the version that acts; None while there is none."""
+        return None if self._policy is None else self._policy.spec
+
+    def act(
+        self, obs: Any, *, mask: ArrayLike | None = None, deterministic: bool = False
+    ) -> tuple[Any, float]:
         """Sample an action and give its log-probability.
 
         Args:
-            obs: one observation of the policy's observation shape.
-            mask: [n] bool, True where an action is allowed (discrete only).
+            obs: one observation of the policy's space: an array or numbers, or a dict or tuple of them.
+            mask: True where an action is allowed: [n] (discrete); [sum of nvec], the choices side by side
+                (multi_discrete); [n], whether each may be 1 (multi_binary). Continuous actions have none.
+            deterministic: take the likeliest action instead. That is for showing and judging a policy: what
+                it earns is learned from as if sampled, so leave ``policy_version`` and ``logp`` out of the
+                episodes, or do not deposit them.
 
         Returns:
-            Discrete: (int, log-probability). Continuous: (float32 [A], log-density) of the raw Gaussian
-            sample, not clipped: clip what you pass on to the environment, and log this one as it is, because
-            the log-density is its own.
+            Discrete: (int, log-probability). Several choices: (int64 [choices], log-probability of them
+            together). Continuous: (float32 [A], log-density) of the raw Gaussian sample, not clipped: clip
+            what you pass on to the environment, and log this one as it is, because the log-density is its
+            own.
 
         Raises:
             NoPolicyYet: no version has been published; act at random and log version 0.
             ValueError: the observation or the mask has another shape than the policy's.
         """
         if self._draw is None:
-            raise NoPolicyYet("no version has been published yet: act at random and log version 0")
-        return self._draw(np.asarray(obs), mask)
+            raise _no_policy()
+        if deterministic:
+            return self._draw.likeliest(obs, mask)
+        return self._draw(obs, mask)
+
+    def act_batch(
+        self, obs: Any, *, mask: ArrayLike | None = None, deterministic: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Act for B environments at once, laid out as Gymnasium's vector environments do.
+
+        Args:
+            obs: as for ``act``, every array with a first axis of B.
+            mask: as for ``act``, with a first axis of B.
+            deterministic: as for ``act``.
+
+        Returns:
+            (actions, log-probabilities [B]): int64 [B], int64 [B, choices] or float32 [B, A].
+
+        Raises:
+            NoPolicyYet, ValueError: as ``act``.
+        """
+        if self._draw is None or self._policy is None:
+            raise _no_policy()
+        spec, weights, normalizer, _ = self._policy
+        space = spec.space
+        leading = len(_first_leaf(obs))
+        rows = flatten(space, obs, lead=(leading,))
+        outputs = policy_outputs(weights, spec, normalizer, rows)
+        return self._draw.many(outputs, mask, likeliest=deterministic)
 
     def refresh(self) -> bool:
         """Take up the version that ``CURRENT`` names by now; call it between episodes.
@@ -128,13 +168,23 @@ class Actor:
             return
         if self._version is not None and version < self._version:
             raise ValueError(f"{self._current} names version {version}, older than {self._version}")
-        spec, weights, normalizer, _ = read_actor(self._state_dir, version)
-        forward = SingleForward(weights, spec, normalizer)
-        if isinstance(spec.action, DiscreteSpace):
-            self._draw = _DiscreteDraw(forward, spec.action.n, self._rng)
-        else:
-            self._draw = _ContinuousDraw(forward, weights["log_std"], self._rng)
-        self._version = version
+        policy = read_actor(self._state_dir, version)
+        spec, weights, normalizer, _ = policy
+        single = SingleForward if spec.observation is None else EncodedForward
+        forward = single(weights, spec, normalizer)
+        self._draw = create_draw(spec.action, forward, weights.get("log_std"), self._rng)
+        self._policy, self._version = policy, version
+
+
+def _no_policy() -> NoPolicyYet:
+    return NoPolicyYet("no version has been published yet: act at random and log version 0")
+
+
+def _first_leaf(obs: Any) -> Any:
+    """The first array of a nested observation: its first axis is the batch."""
+    while isinstance(obs, (Mapping, tuple)):
+        obs = next(iter(obs.values() if isinstance(obs, Mapping) else obs))
+    return obs
 
 
 def _read(path: str) -> bytes:
@@ -144,54 +194,3 @@ def _read(path: str) -> bytes:
         return os.read(descriptor, 64)
     finally:
         os.close(descriptor)
-
-
-class _DiscreteDraw:
-    """Samples from the categorical distribution of one version."""
-
-    def __init__(self, forward: SingleForward, n: int, rng: np.random.Generator) -> None:
-        self._forward = forward
-        self._n = n
-        self._rng = rng
-        self._random = rng.random
-
-    def __call__(self, obs: NDArray[Any], mask: ArrayLike | None) -> tuple[int, float]:
-        logits = self._forward(obs)
-        allowed = None if mask is None else self._check(mask)
-        if self._n > FEW_ACTIONS:
-            return self._draw_many(logits, allowed)
-        numbers = logits.tolist()
-        if allowed is not None:
-            numbers = [logit if ok else -math.inf for logit, ok in zip(numbers, allowed, strict=True)]
-        return draw_categorical(numbers, self._random())
-
-    def _check(self, mask: ArrayLike) -> NDArray[np.bool_]:
-        allowed = np.asarray(mask, np.bool_)
-        if allowed.shape != (self._n,):
-            raise ValueError(f"mask has shape {allowed.shape}; the policy's is {(self._n,)}")
-        return allowed
-
-    def _draw_many(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None) -> tuple[int, float]:
-        rows = None if allowed is None else allowed[None]
-        log_probs = categorical_log_probs(logits[None], rows)
-        action = int(sample_log_probs(log_probs, self._rng)[0])
-        return action, float(log_probs[0, action])
-
-
-class _ContinuousDraw:
-    """Samples from the Gaussian of one version."""
-
-    def __init__(
-        self, forward: SingleForward, log_std: NDArray[np.float32], rng: np.random.Generator
-    ) -> None:
-        self._forward = forward
-        self._gaussian = DiagonalGaussian(log_std)
-        self._rng = rng
-
-    def __call__(self, obs: NDArray[Any], mask: ArrayLike | None) -> tuple[NDArray[np.float32], float]:
-        if mask is not None:
-            raise ValueError("mask is given; the policy's actions are continuous, which have none")
-        return self._gaussian.draw(self._forward(obs), self._rng)
-
-
-_Draw = _DiscreteDraw | _ContinuousDraw

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from experience.flattening import flatten
 from policies.checkpoint import Arrays
@@ -151,8 +151,9 @@ class SingleForward:
         layers = list(zip(buffers, matrices, outs, strict=False))
         self._hidden, (self._last_input, self._last_matrix, self._output) = layers[:-1], layers[-1]
 
-    def __call__(self, obs: NDArray[np.generic]) -> Rows:
+    def __call__(self, obs: ArrayLike) -> Rows:
         """Logits or means, float32 [outputs], of one observation; overwritten by the next call."""
+        obs = np.asarray(obs)
         if obs.shape != self._shape:
             raise ValueError(f"observation has shape {obs.shape}; the policy's is {self._shape}")
         self._input[...] = obs
