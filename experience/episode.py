@@ -47,13 +47,14 @@ class Episode:
         source_name: that file's name.
         terminated, truncated: as the client said; never inferred.
         incomplete: the file held no end for it: a prefix of an episode.
-        action: [T] int64 (discrete) or [T, A] float32 (continuous).
+        action: [T] int64 (discrete), [T, F] int64 (several choices at once) or [T, A] float32 (continuous).
         reward: [T] float64.
         obs: [T + 1, ...] float32 or uint8; [T, ...] only when terminated or incomplete.
         logp: [T] float64 log-probability under the behavior policy, or None.
         mask: [T, N] bool, True where an action was allowed, or None.
         policy_version_step: [T] int64, when the version changed during the episode, or None.
-        action_space, observation_shape: as declared by the client, or None.
+        action_space, observation_space, observation_shape: as declared by the client, or None; spaces in JSON
+            (``experience.spaces``), counted from 0.
         info_json, extensions: passed through.
     """
 
@@ -81,6 +82,7 @@ class Episode:
     mask: NDArray[np.bool_] | None = None
     policy_version_step: NDArray[np.int64] | None = None
     action_space: Mapping[str, Any] | None = None
+    observation_space: Mapping[str, Any] | None = None
     observation_shape: tuple[int, ...] | None = None
     info_json: str | None = None
     extensions: Mapping[str, Any] = field(default_factory=dict)

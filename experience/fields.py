@@ -10,6 +10,12 @@ from typing import Any
 
 from experience.episode import MAX_ID_CHARACTERS, SCHEMA_VERSION
 from experience.errors import reject
+from experience.space_parsing import (
+    ACCEPTED_ACTION_SPACES,
+    ACCEPTED_SPACES,
+    action_space_from_json,
+    space_from_json,
+)
 from experience.strict_json import canonical_json, parse_json
 
 STEP_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -47,6 +53,7 @@ HEADER_FIELDS: Mapping[str, tuple[str, ...]] = {
     "info": (),
     "info_json": (),
     "action_space": (),
+    "observation_space": (),
     "observation_shape": (),
 }
 """Field of a header (JSONL's first line, npz's ``meta``) -> its synonyms. Others become extensions."""
@@ -65,7 +72,6 @@ ACCEPTED_OUTCOMES = (
     "terminated (the environment ended the episode) true or false, and truncated (it was cut) true or false; "
     "dones alone counts as terminated; terminated may be left out only where truncated is true"
 )
-ACCEPTED_SPACES = '{"kind": "discrete", "n": 2} or {"kind": "continuous", "shape": [1]}'
 _ACCEPTED_TIME = (
     'seconds since 1970 in UTC, such as 1767225600.5, or ISO 8601 with a zone: "2026-01-01T00:00:00Z"'
 )
@@ -91,12 +97,19 @@ def resolve_names(names: Iterable[str]) -> dict[str, str]:
     resolved: dict[str, str] = {}
     seen: dict[str, str] = {}
     for name in names:
-        canonical = CANONICAL.get(name, name)
+        canonical = CANONICAL.get(name) or _part(name)
         if canonical in seen:
             raise reject("bad_value", canonical, f"given as {seen[canonical]} and as {name}", "one of them")
         seen[canonical] = name
         resolved[name] = canonical
     return resolved
+
+
+def _part(name: str) -> str:
+    """Part of an observation, ``observations.camera``, by its canonical name; else ``name``."""
+    field, dot, path = name.partition(".")
+    field = CANONICAL.get(field, field)
+    return f"{field}.{path}" if dot and field in ("obs", "final_obs") else name
 
 
 def rename(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,14 +243,17 @@ def _to_info_json(name: str, value: Any) -> str:
 
 
 def _to_action_space(name: str, value: Any) -> dict[str, Any]:
-    match value:
-        case {"kind": "discrete", "n": int(n), **rest} if not rest and n is not True and 1 <= n <= _INT64_MAX:
-            return {"kind": "discrete", "n": n}
-        case {"kind": "continuous", "shape": [int(size)], **rest} if (
-            not rest and size is not True and 1 <= size <= _INT64_MAX
-        ):
-            return {"kind": "continuous", "shape": [size]}
-    raise reject("bad_value", name, value, ACCEPTED_SPACES)
+    try:
+        return action_space_from_json(value).to_json()
+    except (ValueError, TypeError) as error:
+        raise reject("bad_value", name, value, ACCEPTED_ACTION_SPACES) from error
+
+
+def _to_observation_space(name: str, value: Any) -> dict[str, Any]:
+    try:
+        return space_from_json(value).to_json()
+    except ValueError as error:
+        raise reject("bad_value", name, value, ACCEPTED_SPACES) from error
 
 
 def _to_shape(name: str, value: Any) -> tuple[int, ...]:
@@ -269,5 +285,6 @@ _CONVERTERS: Mapping[str, Callable[[str, Any], Any]] = {
     "info": _to_info,
     "info_json": _to_info_json,
     "action_space": _to_action_space,
+    "observation_space": _to_observation_space,
     "observation_shape": _to_shape,
 }

@@ -122,6 +122,7 @@ SCALARS: dict[str, _Scalar] = {
     "truncated": _plain("truncated", pa.bool_()),
     "incomplete": _plain("incomplete", pa.bool_()),
     "action_space": _json("action_space"),
+    "observation_space": _json("observation_space"),
     "observation_shape": _sequence("observation_shape", pa.int64()),
     "info_json": _text("info_json"),
     "extensions_json": _json("extensions"),
@@ -132,6 +133,9 @@ SCALARS: dict[str, _Scalar] = {
 Extensions are one JSON column, not a column each: shards then have one schema, whatever clients pass, and
 DuckDB and polars read a folder of them at once (``extensions_json->>'$.pnl'``).
 """
+
+_LATER = frozenset({"observation_space"})
+"""Columns that shards of earlier releases lack."""
 
 _ARGUMENTS = {"extensions_json": "extensions"}
 """Column -> argument of Episode, where they differ."""
@@ -230,7 +234,7 @@ def from_table(table: pa.Table) -> list[Row]:
     columns = {
         _ARGUMENTS.get(name, name): [scalar.unpack(value) for value in _values(table[name])]
         for name, scalar in SCALARS.items()
-        if scalar.unpack is not None
+        if scalar.unpack is not None and (name not in _LATER or name in table.column_names)
     }
     columns |= {name: read_vector(table[name].combine_chunks()) for name in STEP_VECTORS}
     columns |= {name: _read_matrices(table, name) for name in STEP_MATRICES}

@@ -1,5 +1,6 @@
 """Space parsing: JSON, or objects of Gymnasium's, as spaces. Loads nothing but the standard library."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -43,7 +44,7 @@ def action_space_from_json(data: Mapping[str, Any]) -> ActionSpace:
     """
     space = _leaf(data)
     if not isinstance(space, ACTION_KINDS):
-        raise ValueError(f"action space is {dict(data)!r}; accepted: {ACCEPTED_ACTION_SPACES}")  # noqa: TRY004 - bad content
+        raise ValueError(f"action space is {data!r}; accepted: {ACCEPTED_ACTION_SPACES}")  # noqa: TRY004 - bad content
     return space
 
 
@@ -127,7 +128,8 @@ def action_space_of(given: Any) -> ActionSpace:
 def _to_json(given: Any) -> dict[str, Any]:
     """Gymnasium's Dict is a mapping too, but has its parts under ``spaces``."""
     if isinstance(given, Mapping) and not hasattr(given, "spaces"):
-        return dict(given)
+        plain: dict[str, Any] = json.loads(json.dumps(dict(given), default=int))  # their n is a numpy integer
+        return plain
     return _json_of(given)
 
 

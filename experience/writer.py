@@ -2,13 +2,11 @@
 
 import io
 import json
-import math
 import os
 import time
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,21 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 from experience.episode import MAX_ID_CHARACTERS, SCHEMA_VERSION
 from experience.errors import NotYetClosed
 from experience.ids import uuid7
-
-
-@dataclass(kw_only=True)
-class _Recording:
-    """The steps of the episode in progress, as lists that only grow."""
-
-    started_at: float
-    obs: list[NDArray[Any]] = field(default_factory=list)
-    action: list[NDArray[Any]] = field(default_factory=list)
-    reward: list[float] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
-    mask: list[NDArray[np.bool_] | None] = field(default_factory=list)
-    policy_version: list[int | None] = field(default_factory=list)
-    ended_at: float | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+from experience.recording import (
+    Recording,
+    action_row,
+    arrays_of,
+    check_logp,
+    checked_version,
+    common_version,
+    mask_row,
+    observation_row,
+)
+from experience.space_parsing import action_space_of, space_of
 
 
 class EpisodeWriter:
@@ -52,12 +46,15 @@ class EpisodeWriter:
         client_id: who writes; with the episode's id it makes the episode unique.
         env_id: name of the environment, passed through.
         agent_id: which agent of a shared environment; "" when there is one.
-        action_space: ``{"kind": "discrete", "n": 2}`` or ``{"kind": "continuous", "shape": [1]}``; spares
-            the daemon guessing n from the actions that it happens to see first.
+        action_space: ``{"kind": "discrete", "n": 2}``, another of ``experience.spaces``, or Gymnasium's own;
+            spares the daemon guessing n from the actions that it happens to see first. Several choices at
+            once, and actions that do not count from 0, need it.
+        observation_space: likewise; dicts, tuples, indices and images need it. Without it, a dict's parts are
+            boxes, or images where they are uint8 [H, W, C].
         clock: wall clock, UTC seconds.
 
     Raises:
-        ValueError: an id that the daemon would refuse.
+        ValueError: an id or a space that the daemon would refuse.
         OSError: the folder cannot be made.
     """
 
@@ -68,7 +65,8 @@ class EpisodeWriter:
         client_id: str,
         env_id: str | None = None,
         agent_id: str = "",
-        action_space: Mapping[str, Any] | None = None,
+        action_space: Any = None,
+        observation_space: Any = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         _check_id("client_id", client_id)
@@ -80,11 +78,12 @@ class EpisodeWriter:
             self._header["env_id"] = env_id
         if agent_id:
             self._header["agent_id"] = agent_id
-        if action_space is not None:
-            # Gymnasium's n is a numpy integer, which JSON does not know.
-            self._header["action_space"] = json.loads(json.dumps(dict(action_space), default=int))
+        self._action_space = None if action_space is None else action_space_of(action_space)
+        self._observation = None if observation_space is None else space_of(observation_space)
+        if self._action_space is not None:
+            self._header["action_space"] = self._action_space.canonical().to_json()
         self._clock = clock
-        self._recording: _Recording | None = None
+        self._recording: Recording | None = None
         self._episode_id = uuid7()
         self._segment = 0
 
@@ -100,7 +99,7 @@ class EpisodeWriter:
 
     def step(
         self,
-        obs: ArrayLike,
+        obs: Any,
         action: ArrayLike,
         reward: float,
         *,
@@ -114,8 +113,10 @@ class EpisodeWriter:
         at every number here would cost the client more than the copy does.
 
         Args:
-            obs: the observation that the action was chosen on; uint8 stays uint8, the rest becomes float32.
-            action: an integer (discrete), or a float or float vector (continuous), as it was sampled.
+            obs: the observation that the action was chosen on, with its parts where it has some; uint8 stays
+                uint8, the rest becomes float32.
+            action: an integer (discrete), integers (several choices), or a float or float vector
+                (continuous), as it was sampled.
             reward: what the environment gave for it.
             logp: log-probability of the action under the policy that chose it; on all steps of an episode
                 or on none.
@@ -126,27 +127,29 @@ class EpisodeWriter:
             ValueError: the step does not fit the ones before it; it was not recorded.
             NotYetClosed: the last ``end`` failed; call it again, or ``abandon``.
         """
-        recording = self._recording or _Recording(started_at=self._clock())
+        recording = self._recording or Recording(
+            started_at=self._clock(), observation=self._observation, action_space=self._action_space
+        )
         if recording.ended_at is not None:
             raise NotYetClosed(f"episode {self._episode_id} could not be written: call end again, or abandon")
-        obs_row = _observation(obs, recording)
-        action_row = _action(action, recording)
-        mask_row = _mask(mask, recording)
-        version = _version(policy_version)
-        _check_logp(logp, recording)
+        observed = observation_row(obs, recording)
+        actions = action_row(action, recording)
+        allowed = mask_row(mask, recording)
+        version = checked_version(policy_version)
+        check_logp(logp, recording)
         reward_value = float(reward)
-        recording.obs.append(obs_row)
-        recording.action.append(action_row)
+        recording.obs.append(observed)
+        recording.action.append(actions)
         recording.reward.append(reward_value)
         if logp is not None:
             recording.logp.append(float(logp))
-        recording.mask.append(mask_row)
+        recording.mask.append(allowed)
         recording.policy_version.append(version)
         self._recording = recording
 
     def end(
         self,
-        final_obs: ArrayLike | None,
+        final_obs: Any,
         *,
         terminated: bool,
         truncated: bool = False,
@@ -174,11 +177,11 @@ class EpisodeWriter:
         self.check_end(final_obs, terminated=terminated, truncated=truncated, continues=continues)
         recording = self._recording
         assert recording is not None
-        last = [] if final_obs is None else [_observation(final_obs, recording)]
+        last = [] if final_obs is None else [observation_row(final_obs, recording)]
         if recording.ended_at is None:
             recording.ended_at = self._clock()
         outcome = {"terminated": bool(terminated), "truncated": bool(truncated)}
-        path = self._deposit(_arrays(recording, last), self._meta(recording, outcome))
+        path = self._deposit(arrays_of(recording, last), self._meta(recording, outcome))
         self._recording = None
         if continues:
             self._segment += 1
@@ -240,7 +243,7 @@ class EpisodeWriter:
 
     def check_end(
         self,
-        final_obs: ArrayLike | None,
+        final_obs: Any,
         *,
         terminated: bool,
         truncated: bool = False,
@@ -251,13 +254,13 @@ class EpisodeWriter:
             raise NotYetClosed("there is no step to end: call step first")
         _check_end(final_obs, terminated=terminated, truncated=truncated, continues=continues)
         if final_obs is not None:
-            _observation(final_obs, self._recording)
+            observation_row(final_obs, self._recording)
 
     def _begin_new_id(self) -> None:
         self._episode_id = uuid7()
         self._segment = 0
 
-    def _meta(self, recording: _Recording, outcome: Mapping[str, bool]) -> dict[str, Any]:
+    def _meta(self, recording: Recording, outcome: Mapping[str, bool]) -> dict[str, Any]:
         assert recording.ended_at is not None
         meta = (
             recording.notes
@@ -270,7 +273,9 @@ class EpisodeWriter:
                 **outcome,
             }
         )
-        version = _common_version(recording.policy_version)
+        if recording.observation is not None:
+            meta["observation_space"] = recording.observation.canonical().to_json()
+        version = common_version(recording.policy_version)
         return meta if version is None else meta | {"policy_version": version}
 
     def _deposit(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Path:
@@ -304,96 +309,13 @@ def _check_id(name: str, text: str) -> None:
         )
 
 
-def _observation(obs: ArrayLike, recording: _Recording) -> NDArray[Any]:
-    given = np.asarray(obs)
-    row = given.astype(np.uint8 if given.dtype == np.uint8 else np.float32, copy=True)
-    if recording.obs:
-        first = recording.obs[0]
-        if row.shape != first.shape:
-            raise ValueError(f"obs has shape {row.shape}, the first step's has {first.shape}")
-        row = row.astype(first.dtype, copy=False)
-    return row
-
-
-def _action(action: ArrayLike, recording: _Recording) -> NDArray[Any]:
-    given = np.asarray(action)
-    integer = given.dtype.kind in "iub"
-    continuous = (recording.action[0] if recording.action else given).dtype.kind == "f"
-    if continuous:
-        row: NDArray[Any] = np.array(given, dtype=np.float32, ndmin=1)
-    elif integer and given.ndim == 0:
-        row = np.array(given, dtype=np.int64)
-    else:
-        raise ValueError(f"action is {action!r}; accepted: an integer, or a float or float vector")
-    if row.ndim > 1 or (recording.action and row.shape != recording.action[0].shape):
-        expected = recording.action[0].shape if recording.action else "[A]"
-        raise ValueError(f"action has shape {row.shape}; accepted: {expected}")
-    return row
-
-
-def _mask(mask: ArrayLike | None, recording: _Recording) -> NDArray[np.bool_] | None:
-    if mask is None:
-        return None
-    row = np.array(mask, dtype=np.bool_)
-    earlier = next((known for known in recording.mask if known is not None), row)
-    if row.ndim != 1 or row.shape != earlier.shape:
-        accepted = earlier.shape if earlier.ndim == 1 else "[N]"
-        raise ValueError(f"mask has shape {row.shape}; accepted: {accepted}")
-    return row
-
-
-def _version(version: int | None) -> int | None:
-    if version is None:
-        return None
-    number = int(version)
-    if number < 0:
-        raise ValueError(f"policy_version is {number}; accepted: None or an integer >= 0")
-    return number
-
-
-def _check_logp(logp: float | None, recording: _Recording) -> None:
-    steps = len(recording.reward)
-    if logp is not None and not math.isfinite(logp):
-        raise ValueError(f"logp is {logp}; accepted: a finite log-probability, or None on every step")
-    if steps and (logp is None) == bool(recording.logp):
-        raise ValueError(
-            "logp is given on some steps only; accepted: on every step of an episode, or on none"
-        )
-
-
-def _check_end(final_obs: ArrayLike | None, *, terminated: bool, truncated: bool, continues: bool) -> None:
+def _check_end(final_obs: Any, *, terminated: bool, truncated: bool, continues: bool) -> None:
     if not (terminated or truncated):
         raise ValueError("terminated and truncated are both False; pass truncated=True when the client stops")
     if continues and (terminated or not truncated):
         raise ValueError("continues=True is accepted only with truncated=True and terminated=False")
     if final_obs is None and not terminated:
         raise ValueError("final_obs is None; accepted only when terminated: the rest is judged by it")
-
-
-def _common_version(versions: list[int | None]) -> int | None:
-    """Give the one version of all steps, None when nobody acted or when they differ."""
-    numbers = {version or 0 for version in versions}
-    if len(numbers) > 1 or all(version is None for version in versions):
-        return None
-    return numbers.pop()
-
-
-def _arrays(recording: _Recording, last: list[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    arrays = {
-        "obs": np.stack(recording.obs + last),
-        "action": np.stack(recording.action),
-        "reward": np.array(recording.reward, dtype=np.float64),
-    }
-    if recording.logp:
-        arrays["logp"] = np.array(recording.logp, dtype=np.float64)
-    known = next((row for row in recording.mask if row is not None), None)
-    if known is not None:
-        everything = np.ones_like(known)
-        arrays["mask"] = np.stack([everything if row is None else row for row in recording.mask])
-    steps = [version or 0 for version in recording.policy_version]
-    if len(set(steps)) > 1:
-        arrays["policy_version_step"] = np.array(steps, dtype=np.int64)
-    return arrays
 
 
 def _utc(seconds: float) -> str:

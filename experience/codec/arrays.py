@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experience.choices import choices_problem, mask_problem
 from experience.errors import reject
 from experience.magnitude import is_finite
+from experience.space_parsing import action_space_from_json
 
 Array = NDArray[Any]
 
@@ -27,12 +29,16 @@ def to_obs(array: Array, shape: tuple[int, ...] | None) -> Array:
 def to_action(array: Array, space: Mapping[str, Any] | None) -> Array:
     """Return [T] int64 for integers or booleans, [T, A] float32 for floating numbers.
 
-    A declared space decides where the numbers alone do not: text formats write 1.0 as 1.
+    A declared space decides where the numbers alone do not: text formats write 1.0 as 1. Several choices at
+    once, [T, F] int64, have to be declared.
     """
     _check_numeric("action", array)
     kind = space["kind"] if space else ("continuous" if array.dtype.kind == "f" else "discrete")
     if kind == "discrete":
         return _to_discrete(array, space)
+    if kind != "continuous":
+        assert space is not None
+        return _to_choices(array, space)
     result = _to_float32("action", array)
     result = result.reshape(-1, 1) if result.ndim == 1 else result
     if result.ndim > 2 or (space and result.shape[1] != space["shape"][0]):  # noqa: PLR2004 - two axes
@@ -41,9 +47,27 @@ def to_action(array: Array, space: Mapping[str, Any] | None) -> Array:
     return result
 
 
+def _to_choices(array: Array, space: Mapping[str, Any]) -> Array:
+    choices = action_space_from_json(space)
+    result = _to_int64("action", array)
+    result = result.reshape(-1, 1) if result.ndim == 1 else result
+    found = choices_problem(choices, result)
+    if found is not None:
+        raise reject("bad_value", "action", found, f"[T, {len(choices.factors)}] integers of {choices}")
+    return result
+
+
 def _to_discrete(array: Array, space: Mapping[str, Any] | None) -> Array:
-    accepted = "[T] integers for discrete actions; [T, A] floats, or a declared continuous action_space, else"
+    accepted = (
+        "[T] integers for discrete actions; else [T, A] floats, or a declared action_space: continuous, "
+        "multi_discrete or multi_binary"
+    )
     result = _to_int64("action", _to_vector("action", array, accepted))
+    if space and space.get("start"):
+        result = result - space["start"]
+        if (result < 0).any():
+            lowest = int(result.min()) + space["start"]
+            raise reject("bad_value", "action", lowest, f"integers from start = {space['start']} on")
     if space and (result >= space["n"]).any():
         raise reject(
             "bad_value", "action", int(result.max()), f"integers below n = {space['n']}, as declared"
@@ -87,9 +111,13 @@ def to_policy_version_step(array: Array) -> Array:
     return result
 
 
-def check_mask(mask: Array | None, action: Array) -> None:
+def check_mask(mask: Array | None, action: Array, space: Mapping[str, Any] | None = None) -> None:
     """Refuse a mask that forbids an action that was taken; its probability would be zero."""
     if mask is None or len(mask) != len(action):
+        return
+    if action.dtype.kind == "i" and action.ndim > 1:
+        assert space is not None
+        _check_choices_mask(mask, action, space)
         return
     if action.dtype.kind != "i":
         raise reject("bad_value", "mask", "given with floating actions", "a mask only with integer actions")
@@ -104,6 +132,13 @@ def check_mask(mask: Array | None, action: Array) -> None:
         step = int(forbidden[0])
         accepted = "true for the action that was taken"
         raise reject("bad_value", f"mask[{step}]", f"false for action {action[step]}", accepted)
+
+
+def _check_choices_mask(mask: Array, action: Array, space: Mapping[str, Any]) -> None:
+    problem = mask_problem(action_space_from_json(space), mask, action)
+    if problem is not None:
+        where, what = problem
+        raise reject("bad_value", where, what, "one entry a logit, true for what was taken")
 
 
 def last_flag(name: str, array: Array) -> bool:

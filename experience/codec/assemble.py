@@ -7,9 +7,12 @@ import numpy as np
 
 from experience.codec.arrays import TO_CANONICAL, Array, check_mask, to_action, to_obs
 from experience.codec.contract import Source
+from experience.codec.parts import has_parts, join_parts, space_of_parts, to_stored
 from experience.episode import Episode
 from experience.errors import reject
 from experience.fields import accepted_names, header_values
+from experience.space_parsing import space_from_json
+from experience.spaces import BoxSpace, Space
 
 REQUIRED = ("obs", "action", "reward")
 
@@ -29,7 +32,8 @@ def assemble(
     """Build a checked Episode.
 
     Args:
-        columns: step fields under canonical names, as the client wrote them.
+        columns: step fields under canonical names, as the client wrote them; observations with parts as
+            ``obs.<path>``, and ``final_obs.<path>``.
         header: header fields under canonical names.
         terminated: as the client said.
         truncated: as the client said.
@@ -43,20 +47,26 @@ def assemble(
         InputError: naming the field, its value and what would be accepted.
     """
     for name in REQUIRED:
-        if name not in columns:
+        if name not in columns and not (name == "obs" and has_parts(columns)):
             raise reject("missing_field", name, "left out", accepted_names(name))
     values = header_values(header)
     values["incomplete"] = values.get("incomplete", False) or incomplete
     if "episode_id" not in values:
         values["episode_id"] = source.episode_id(data, index)
-    obs = to_obs(columns["obs"], values.get("observation_shape"))
-    if final_obs is not None:
-        obs = _append(obs, final_obs, values.get("observation_shape"))
-    action = to_action(columns["action"], values.get("action_space"))
+    if has_parts(columns) or "observation_space" in values:
+        obs = _observations(columns, final_obs, values)
+    else:
+        obs = to_obs(columns["obs"], values.get("observation_shape"))
+        if final_obs is not None:
+            obs = _append(obs, final_obs, values.get("observation_shape"))
+    space = values.get("action_space")
+    action = to_action(columns["action"], space)
+    if space is not None:
+        space.pop("start", None)  # actions count from 0 from here on
     steps: dict[str, Any] = {
         name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns
     }
-    check_mask(steps.get("mask"), action)
+    check_mask(steps.get("mask"), action, space)
     _check_bytes([obs, action, *steps.values()], source.limits.max_decoded_bytes)
     return Episode(
         obs=obs,
@@ -70,6 +80,33 @@ def assemble(
         **steps,
         **values,
     )
+
+
+def _observations(columns: Mapping[str, Array], final_obs: Array | None, values: dict[str, Any]) -> Array:
+    """Observations of a declared space, or part by part; ``values`` gets the space as they are stored in."""
+    declared = values.get("observation_space")
+    space = space_of_parts(columns) if declared is None else space_from_json(declared)
+    shape = values.get("observation_shape", space.stored_shape)
+    if shape != space.stored_shape:
+        raise reject(
+            "bad_value", "observation_shape", list(shape), f"{list(space.stored_shape)}, as in {space}"
+        )
+    values["observation_space"] = space.canonical().to_json()
+    if not has_parts(columns):
+        obs = _stored(columns["obs"], space)
+        return (
+            obs if final_obs is None else np.concatenate([obs, _stored(np.asarray(final_obs)[None], space)])
+        )
+    first = next(array for name, array in columns.items() if name.startswith("obs."))
+    rows = len(first) if first.ndim else 0
+    obs = join_parts(columns, "obs", space, (rows,))
+    if any(name.startswith("final_obs.") for name in columns):
+        obs = np.concatenate([obs, join_parts(columns, "final_obs", space, ())[None]])
+    return obs.reshape(len(obs), *space.stored_shape)
+
+
+def _stored(array: Array, space: Space) -> Array:
+    return to_obs(array, space.shape) if isinstance(space, BoxSpace) else to_stored(array, space)
 
 
 def _check_bytes(arrays: list[Array], limit: int) -> None:

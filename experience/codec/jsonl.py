@@ -8,9 +8,12 @@ from typing import Any
 from experience.codec.assemble import assemble
 from experience.codec.columns import Column
 from experience.codec.contract import Decoded, Source
+from experience.codec.parts import NestedObs
 from experience.episode import Episode
 from experience.errors import InputError, Problem, reject
 from experience.fields import HEADER_FIELDS, STEP_FIELDS, accepted_names, merge, outcome, rename
+from experience.space_parsing import space_from_json
+from experience.spaces import Space
 from experience.strict_json import parse_json
 
 _FLAGS = ("terminated", "truncated", "done")
@@ -160,6 +163,7 @@ class _Recording:
     def __init__(self, header: dict[str, Any], index: int) -> None:
         self.index = index
         self._header = header
+        self._observations = NestedObs(_declared(header))
         self._columns: dict[str, Column] = {}
         self._extras: dict[str, list[Any]] = {}
         self._n_steps = 0
@@ -187,6 +191,7 @@ class _Recording:
         for name in _REQUIRED:
             if values.get(name) is None:
                 raise reject("missing_field", f"{name}[{step}]", f"left out of {where}", accepted_names(name))
+        values["obs"] = self._observations.row(values["obs"], f"obs[{step}]", first=step == 0)
         for name in _FLAGS:
             if values.pop(name, None) and self._flag is None:
                 self._flag = (step, name)
@@ -234,7 +239,7 @@ class _Recording:
             terminated=terminated,
             truncated=truncated,
             incomplete=end is None,
-            final_obs=_final_obs(end, terminated=terminated),
+            final_obs=_final_obs(end, self._observations, terminated=terminated),
             source=source,
             data=data,
             index=self.index,
@@ -245,6 +250,8 @@ class _Recording:
         header = dict(self._header)
         merge(header, {name: _constant(name, values) for name, values in self._extras.items()})
         merge(header, {name: value for name, value in (end or {}).items() if name not in _END_ONLY})
+        if self._observations.space is not None:  # rows count from 0 by now
+            header["observation_space"] = self._observations.space.canonical().to_json()
         return header
 
     def _check_flag(self, end: Mapping[str, Any] | None) -> None:
@@ -280,7 +287,17 @@ def _constant(name: str, values: list[Any]) -> Any:
     return values[0] if same else values
 
 
-def _final_obs(end: Mapping[str, Any] | None, *, terminated: bool) -> Any:
+def _declared(header: Mapping[str, Any]) -> Space | None:
+    """The header's space; what is none is refused when the episode is put together."""
+    try:
+        return (
+            None if header.get("observation_space") is None else space_from_json(header["observation_space"])
+        )
+    except ValueError:
+        return None
+
+
+def _final_obs(end: Mapping[str, Any] | None, observations: NestedObs, *, terminated: bool) -> Any:
     if end is None:
         return None
     given = [end[name] for name in ("final_obs", "obs") if end.get(name) is not None]
@@ -292,5 +309,5 @@ def _final_obs(end: Mapping[str, Any] | None, *, terminated: bool) -> Any:
             raise reject("missing_field", "final_obs", "left out", accepted)
         return None
     column = Column("final_obs")
-    column.add(given[0])
+    column.add(observations.row(given[0], "final_obs"))
     return column.array()[0]

@@ -8,6 +8,7 @@ from experience.codec.arrays import Array, last_flag
 from experience.codec.assemble import assemble
 from experience.codec.contract import Decoded, Source
 from experience.codec.npy import read_array
+from experience.codec.parts import PREFIXES
 from experience.codec.zip_members import read_members
 from experience.errors import reject
 from experience.fields import HEADER_FIELDS, STEP_FIELDS, merge, outcome, rename
@@ -27,7 +28,8 @@ def read(data: bytes, source: Source) -> Decoded:
     header = _meta(arrays.pop(META, None), source)
     flags = {name: last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
     merge(flags, {name: header.pop(name) for name in _FLAGS if header.get(name) is not None})
-    columns = {name: arrays.pop(name) for name in STEP_FIELDS if name in arrays}
+    names = [name for name in arrays if name in STEP_FIELDS or name.startswith(PREFIXES)]
+    columns = {name: arrays.pop(name) for name in names}
     final_obs = arrays.pop("final_obs", None)
     merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
     incomplete = header.get("incomplete") in (True, 1)

@@ -15,6 +15,7 @@ from experience.codec.assemble import REQUIRED, assemble
 from experience.codec.cells import cell_values
 from experience.codec.contract import Decoded, Source
 from experience.codec.nested import NestedColumn, is_nested
+from experience.codec.parts import PREFIXES, has_parts
 from experience.episode import Episode
 from experience.errors import InputError, Problem, reject
 from experience.fields import CANONICAL, STEP_FIELDS, accepted_names, outcome, resolve_names
@@ -22,7 +23,7 @@ from experience.rows import from_unicode
 from experience.strict_json import parse_json
 
 MAX_COLUMNS = 256
-"""The canonical shard has 37."""
+"""The canonical shard has 38."""
 
 _FLAGS = ("terminated", "truncated", "done")
 _STEPS = (*STEP_FIELDS, "final_obs")
@@ -67,7 +68,8 @@ class TableReader:
             name.encode()  # text that is no Unicode ends here
         self._names = resolve_names(name for name in schema.names if not name.startswith(_PANDAS_INDEX))
         for name in REQUIRED:
-            if name not in self._names.values():
+            known = self._names.values()
+            if name not in known and not (name == "obs" and has_parts(dict.fromkeys(known))):
                 raise reject("missing_field", name, "no such column", accepted_names(name))
         self._ours = {"schema_version", "row_sha256", "extensions_json"} <= self._names.keys()
         self._source = source
@@ -110,7 +112,7 @@ class TableReader:
             if name is None or name in _RECORDED:
                 continue
             column = batch.column(i)
-            if name in _STEPS or (name in _FLAGS and is_nested(column.type)):
+            if name in _STEPS or name.startswith(PREFIXES) or (name in _FLAGS and is_nested(column.type)):
                 steps[name] = NestedColumn(name, column)
             else:
                 cells[name] = cell_values(name, column, text=from_unicode if self._ours else None)
@@ -158,11 +160,10 @@ class TableReader:
 
     def _header(self, cells: dict[str, Any]) -> dict[str, Any]:
         """Header fields and extensions; those that Parquet keeps as JSON text become values."""
-        space = cells.get("action_space")
-        if isinstance(space, str):
-            cells["action_space"] = self._parse("action_space", space)
-        elif isinstance(space, dict):
-            cells["action_space"] = {key: value for key, value in space.items() if value is not None}
+        for name in ("action_space", "observation_space"):
+            space = cells.get(name)
+            if space is not None:
+                cells[name] = self._parse(name, space) if isinstance(space, str) else _without_nulls(space)
         extensions = cells.pop("extensions_json", None)
         return cells if extensions is None else cells | self._extensions(extensions, cells)
 
@@ -185,6 +186,15 @@ class TableReader:
             max_depth=limits.max_json_depth,
             max_number_characters=limits.max_number_characters,
         )
+
+
+def _without_nulls(value: Any) -> Any:
+    """A struct has every field of its type; those that this value lacks are null."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def _incomplete(cells: Mapping[str, Any], flags: Mapping[str, Any]) -> bool:
