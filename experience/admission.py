@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from experience.collate import widen
 from experience.episode import Episode
 from experience.errors import Problem, reject
+from experience.fit import action_problem, choices_mask_problem, definition_problem, observation_problem
 from experience.magnitude import norm
+from experience.space_parsing import action_space_from_json
+from experience.spaces import ActionSpace, Space
 
 MAX_AHEAD_S = 300.0
 """How far ``ended_at`` may lie ahead: clocks of two machines rarely differ by more."""
@@ -32,7 +35,6 @@ MAX_INFERRED = 2**18
 
 One file must not make the daemon build a network of gigabytes; a config that names the spaces may.
 """
-
 
 LogProbs = Callable[
     [int, NDArray[np.float32], NDArray[Any], NDArray[np.bool_] | None], NDArray[np.float64] | None
@@ -58,6 +60,8 @@ class Rules:
         observation_shape: the policy's, None while it is not known yet.
         n_actions: number of discrete actions, None when continuous or not known yet.
         action_size: numbers in a continuous action, None when discrete or not known yet.
+        observation: the policy's space, counted from 0; None while it is not known, or for a box.
+        action: the policy's action space, counted from 0; None while it is not known.
     """
 
     max_age_s: float
@@ -67,6 +71,8 @@ class Rules:
     observation_shape: tuple[int, ...] | None = None
     n_actions: int | None = None
     action_size: int | None = None
+    observation: Space | None = None
+    action: ActionSpace | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +195,14 @@ def _fresh(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
 
 def _observation_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
     expected, found = rules.observation_shape, episode.obs.shape[1:]
+    if expected is None and episode.observation_space is not None:
+        problem = definition_problem(episode)
+        if problem is not None:
+            return problem
+    if rules.observation is not None and (found == expected or episode.observation_space is not None):
+        problem = observation_problem(episode, rules.observation)
+        if problem is not None:
+            return problem
     if expected is None and math.prod(found) > MAX_INFERRED:
         accepted = f"at most {MAX_INFERRED} numbers, unless [policy] observation_shape says so"
         return _problem("observation_width", "obs", f"shape {list(found)}", accepted)
@@ -205,9 +219,14 @@ def _pads(found: tuple[int, ...], expected: tuple[int, ...], width: str) -> bool
 
 
 def _action_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
-    action = episode.action
-    if rules.n_actions is None and rules.action_size is None:
+    if rules.action is None and rules.n_actions is None and rules.action_size is None:
         return _inferable(episode)
+    if rules.action is not None and (problem := action_problem(episode, rules.action)) is not None:
+        return problem
+    return _kind_fits(episode.action, rules)
+
+
+def _kind_fits(action: NDArray[Any], rules: Rules) -> Problem | None:
     if rules.n_actions is not None:
         accepted = f"integers 0 … {rules.n_actions - 1} ([policy] action)"
         if action.dtype.kind != "i" or action.ndim != 1:
@@ -225,10 +244,14 @@ def _action_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | Non
     return None
 
 
+def _declared(episode: Episode) -> ActionSpace | None:
+    return None if episode.action_space is None else action_space_from_json(episode.action_space)
+
+
 def _inferable(episode: Episode) -> Problem | None:
     """The policy's action space is not known yet, and this episode may define it."""
     action, space = episode.action, episode.action_space or {}
-    sizes = [*space.get("shape", []), space.get("n", 0)]
+    sizes = [*space.get("shape", []), space.get("n", 0), sum(space.get("nvec", []))]
     sizes.append(1 + int(action.max()) if action.dtype.kind == "i" else action.shape[1])
     if max(sizes) > MAX_INFERRED:
         accepted = f"at most {MAX_INFERRED} actions, unless [policy] action says so"
@@ -243,6 +266,9 @@ def _mask_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
         return _problem(
             "mask", "mask", f"shape {list(episode.mask.shape)}", "shape [T, N], with discrete actions"
         )
+    if episode.action.ndim > 1:
+        several = rules.action if rules.action is not None else _declared(episode)
+        return None if several is None else choices_mask_problem(episode, several)
     width = episode.mask.shape[1]
     if width != (rules.n_actions or width) or episode.action.max() >= width:
         return _problem("mask", "mask", f"{width} columns", "one column an action")

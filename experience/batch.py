@@ -12,9 +12,9 @@ class Batch:
     """E episodes with N steps in all; the steps of episode e are rows offsets[e]:offsets[e + 1].
 
     Attributes:
-        obs: [N, *observation_shape] float32, the observation before each action.
-        final_obs: [E, *observation_shape] float32, the one after the last action; zeros where terminated.
-        action: [N] int64 (discrete) or [N, A] float32 (continuous).
+        obs: [N, *observation_shape] float32 or uint8, the observation before each action, not scaled.
+        final_obs: [E, *observation_shape] likewise, the one after the last action; zeros where terminated.
+        action: [N] int64 (discrete), [N, F] int64 (several choices at once) or [N, A] float32 (continuous).
         reward: [N] float64.
         logp: [N] float64 under the behavior policy; NaN where neither logged nor recovered.
         mask: [N, n] bool or None; True where an action was allowed.
@@ -24,8 +24,8 @@ class Batch:
         total_reward: [E] float64, each episode's undiscounted return.
     """
 
-    obs: NDArray[np.float32]
-    final_obs: NDArray[np.float32]
+    obs: NDArray[Any]
+    final_obs: NDArray[Any]
     action: NDArray[Any]
     reward: NDArray[np.float64]
     logp: NDArray[np.float64]

@@ -18,7 +18,7 @@ def collate(episodes: Sequence[Episode], *, observation_shape: tuple[int, ...]) 
 
     Args:
         episodes: admitted ones, at least one, all discrete or all continuous.
-        observation_shape: the policy's.
+        observation_shape: the policy's. Bytes stay bytes where every episode has them.
     """
     steps = np.array([usable_steps(episode) for episode in episodes])
     return Batch(
@@ -43,8 +43,10 @@ def usable_steps(episode: Episode) -> int:
     return episode.n_steps - int(lacks_final)
 
 
-def widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Observations as float32 [N, *shape]; narrower vectors are filled with zeros."""
+def widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Observations as float32 [N, *shape], or uint8 as they are; narrower vectors are filled with zeros."""
+    if rows.shape[1:] == shape and rows.dtype == np.uint8:
+        return rows
     if rows.shape[1:] == shape:
         return np.asarray(rows, np.float32)
     wide = np.zeros((len(rows), *shape), np.float32)
@@ -52,10 +54,10 @@ def widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
     return wide
 
 
-def _final(episode: Episode, steps: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _final(episode: Episode, steps: int, shape: tuple[int, ...]) -> NDArray[Any]:
     if episode.terminated:
-        return np.zeros(shape, np.float32)
-    final: NDArray[np.float32] = widen(episode.obs[steps : steps + 1], shape)[0]
+        return np.zeros(shape, episode.obs.dtype)
+    final: NDArray[Any] = widen(episode.obs[steps : steps + 1], shape)[0]
     return final
 
 

@@ -128,9 +128,16 @@ def action_space_of(given: Any) -> ActionSpace:
 def _to_json(given: Any) -> dict[str, Any]:
     """Gymnasium's Dict is a mapping too, but has its parts under ``spaces``."""
     if isinstance(given, Mapping) and not hasattr(given, "spaces"):
-        plain: dict[str, Any] = json.loads(json.dumps(dict(given), default=int))  # their n is a numpy integer
+        plain: dict[str, Any] = json.loads(json.dumps(dict(given), default=_plain))
         return plain
     return _json_of(given)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy's, as Gymnasium has them."""
+    if not hasattr(value, "tolist"):
+        raise ValueError(f"a space holds {value!r}; accepted: {ACCEPTED_SPACES}")
+    return value.tolist()
 
 
 def _json_of(given: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from learnerd import config_problems
+from learnerd.config_spaces import LEAVES_OF, kinds_of
 from learnerd.config_tables import (
     Admission,
     Batch,
@@ -90,6 +91,7 @@ class Config(Table):
         if self.learner.algorithm == "reinforce" and self.batch.reuse > 1:
             # It learns from archived episodes as if the newest policy had acted in them.
             raise _across("batch", "reuse", json.dumps(self.batch.reuse), '1.0 with algorithm "reinforce"')
+        self._check_policy()
         if self.telemetry.http and self.telemetry.token_file is None:
             host, _ = split_address(self.telemetry.http)
             if not ip_address(host).is_loopback:
@@ -99,6 +101,18 @@ class Config(Table):
         if spool.is_relative_to(state) or state.is_relative_to(spool):
             raise _across("paths", "state", json.dumps(str(state)), f"a folder apart from spool, {spool}")
         return self
+
+    def _check_policy(self) -> None:
+        policy = self.policy
+        if policy.observation is not None and policy.observation_shape is not None:
+            value = json.dumps(list(policy.observation_shape))
+            raise _across("policy", "observation_shape", value, "nothing beside observation, which says it")
+        shape = policy.observation_shape
+        kinds = {"box"} if shape else kinds_of(policy.observation) if policy.observation else None
+        needed = LEAVES_OF.get(policy.network)
+        if needed and kinds is not None and not kinds & needed:
+            accepted = f'"auto" or "mlp": it is for {" and ".join(sorted(needed))}, which observation has not'
+            raise _across("policy", "network", json.dumps(policy.network), accepted)
 
 
 def find_config(path: Path | None, env: Mapping[str, str]) -> Path:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
-if TYPE_CHECKING:
-    from policies.settings import LearnerSettings
-    from policies.spec import ActionSpace
-    from policies.stability import StabilityLimits
+from learnerd.config_spaces import ACCEPTED_ACTION, ACCEPTED_OBSERVATION, Action, Observation
 
-ACCEPTED_ACTION = '{ kind = "discrete", n = 2 } or { kind = "continuous", shape = [1] }'
+if TYPE_CHECKING:
+    from experience.spaces import Space
+    from policies.settings import LearnerSettings
+    from policies.spec import ActionSpace, PolicySpec
+    from policies.stability import StabilityLimits
 
 CRON_FIELD = re.compile(r"(\*|[0-9]+(-[0-9]+)?|[a-z]{3}(-[a-z]{3})?)(/[1-9][0-9]*)?", re.IGNORECASE)
 MAX_PORT = 65_535
@@ -109,27 +110,13 @@ class Paths(Table):
     state: Folder = Path("state")
 
 
-class DiscreteAction(Table):
-    """Actions 0 … n - 1."""
-
-    kind: Literal["discrete"]
-    n: Count
-
-
-class ContinuousAction(Table):
-    """Actions of ``shape[0]`` real numbers."""
-
-    kind: Literal["continuous"]
-    shape: Annotated[tuple[Count], BeforeValidator(_to_tuple)]
-
-
 class Policy(Table):
     """The network; shapes that are left out come from the first episodes."""
 
     observation_shape: Widths | None = Field(default=None, description="a list of integers >= 1, such as [4]")
-    action: DiscreteAction | ContinuousAction | None = Field(
-        default=None, discriminator="kind", description=ACCEPTED_ACTION
-    )
+    observation: Observation | None = Field(default=None, description=ACCEPTED_OBSERVATION)
+    action: Action | None = Field(default=None, discriminator="kind", description=ACCEPTED_ACTION)
+    network: Literal["auto", "mlp", "conv", "embedding"] = "auto"
     hidden: Widths = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     normalize: bool = True
@@ -140,6 +127,29 @@ class Policy(Table):
         from policies.spec import action_space_from_json  # noqa: PLC0415 - loads numpy
 
         return None if self.action is None else action_space_from_json(self.action.model_dump(mode="json"))
+
+    def observation_space(self) -> "Space | None":
+        """What is observed, as the other packages have it; None when left out."""
+        from experience.space_parsing import space_from_json  # noqa: PLC0415 - loads numpy
+
+        if self.observation is not None:
+            return space_from_json(self.observation.model_dump(mode="json"))
+        shape = self.observation_shape
+        return None if shape is None else space_from_json({"kind": "box", "shape": list(shape)})
+
+    def spec(self, observation: "Space", action: "ActionSpace") -> "PolicySpec":
+        """The policy for two spaces, with everything else as said here."""
+        from policies.spec import PolicySpec  # noqa: PLC0415 - loads numpy
+
+        return PolicySpec.of(
+            observation,
+            action,
+            network=self.network,
+            hidden=self.hidden,
+            activation=self.activation,
+            normalize=self.normalize,
+            layer_norm=self.layer_norm,
+        )
 
 
 class Learner(Table):

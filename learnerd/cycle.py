@@ -326,13 +326,5 @@ def _reason(error: UpdateDiverged) -> str:
 def configured_spec(config: Config) -> PolicySpec | None:
     """Return the policy that ``[policy]`` describes; None when it leaves a space to the first episodes."""
     action = config.policy.action_space()
-    if config.policy.observation_shape is None or action is None:
-        return None
-    return PolicySpec(
-        observation_shape=config.policy.observation_shape,
-        action=action,
-        hidden=config.policy.hidden,
-        activation=config.policy.activation,
-        normalize=config.policy.normalize,
-        layer_norm=config.policy.layer_norm,
-    )
+    observation = config.policy.observation_space()
+    return None if observation is None or action is None else config.policy.spec(observation, action)

@@ -14,6 +14,7 @@ from experience.claims import Claim
 from experience.episode import Episode, EpisodeKey
 from experience.errors import Problem, reject
 from experience.outcomes import Outcome, Outcomes
+from experience.space_parsing import action_space_of
 from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.behavior import BehaviorCache
@@ -21,7 +22,7 @@ from learnerd.clock import Clock
 from learnerd.lineage import Lineage
 from learnerd.starvation import Starvation, Starved
 from policies.behavior import log_probs
-from policies.spec import DiscreteSpace, PolicySpec
+from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
 
@@ -75,7 +76,9 @@ class Gate:
                 self._rules,
                 observation_shape=spec.observation_shape,
                 n_actions=spec.action.outputs if discrete else None,
-                action_size=None if discrete else spec.action.outputs,
+                action_size=spec.action.outputs if isinstance(spec.action, ContinuousSpace) else None,
+                observation=spec.space.canonical(),
+                action=action_space_of(spec.action.canonical()),
             )
 
     def sort(self, arrival: Arrival) -> Arrival:

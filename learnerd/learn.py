@@ -5,7 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from experience.batch import Batch
 from experience.collate import collate, usable_steps
 from experience.episode import Episode
+from experience.flattening import IMAGE_AXES
+from experience.space_parsing import space_from_json
+from experience.spaces import BoxSpace, ImageSpace, Space
 from learnerd.config_tables import Policy
 from learnerd.replay_buffer import Archived
 from policies.behavior import ActingPolicy, log_probs
@@ -220,15 +223,18 @@ def infer_spec(policy: Policy, episodes: Sequence[Episode]) -> PolicySpec:
 
     A space that a client declared wins; without one, integer actions give n = the largest + 1.
     """
-    shapes = (episode.observation_shape or episode.obs.shape[1:] for episode in episodes)
-    return PolicySpec(
-        observation_shape=policy.observation_shape or _most_common(shapes),
-        action=policy.action_space() or _declared(episodes) or _seen(episodes),
-        hidden=policy.hidden,
-        activation=policy.activation,
-        normalize=policy.normalize,
-        layer_norm=policy.layer_norm,
-    )
+    observation = policy.observation_space() or _most_common(map(_observed, episodes))
+    return policy.spec(observation, policy.action_space() or _declared(episodes) or _seen(episodes))
+
+
+def _observed(episode: Episode) -> Space:
+    """What a file says of its observations; bytes [H, W, C] are an image."""
+    if episode.observation_space is not None:
+        return space_from_json(episode.observation_space)
+    shape = episode.observation_shape or episode.obs.shape[1:]
+    if episode.obs.dtype == np.uint8 and len(shape) == IMAGE_AXES:
+        return ImageSpace(shape=cast(tuple[int, int, int], tuple(shape)))
+    return BoxSpace(shape=tuple(shape))
 
 
 def _declared(episodes: Sequence[Episode]) -> ActionSpace | None:

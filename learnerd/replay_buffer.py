@@ -124,4 +124,6 @@ def _compact(episode: Episode) -> Episode:
     arrays: dict[str, Any] = {
         name: None if (array := getattr(episode, name)) is None else array.copy() for name in ARRAYS
     }
-    return replace(episode, **arrays, info_json=None, extensions={}, tags=(), action_space=None)
+    return replace(
+        episode, **arrays, info_json=None, extensions={}, tags=(), action_space=None, observation_space=None
+    )

@@ -280,14 +280,19 @@ class Reporter:
         )
 
     def _inferred(self, spec: PolicySpec) -> None:
-        if self._config.policy.observation_shape is not None and self._config.policy.action is not None:
+        policy = self._config.policy
+        named = policy.observation_shape is not None or policy.observation is not None
+        if named and policy.action is not None:
             return
-        shapes = json.dumps({"observation_shape": spec.observation_shape, "action": spec.action.to_json()})
+        observed: dict[str, Any] = {"observation_shape": spec.observation_shape}
+        if spec.observation is not None:
+            observed = {"observation": spec.observation.to_json()}
+        shapes = json.dumps({**observed, "action": spec.action.to_json()})
         log.warning("policy_inferred", shapes=shapes)
         self._telemetry.raise_alarm(
             "policy_inferred",
             f"shapes were taken from the first episodes: {shapes}",
-            "name observation_shape and action under [policy] if this is not what you meant",
+            "name observation (or observation_shape) and action under [policy] if this is not what you meant",
             level="notice",
         )
 

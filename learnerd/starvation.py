@@ -20,6 +20,7 @@ REMEDIES = {
         "of its own leaves policy_version out; or raise [admission] logp_tolerance (0: not checked)"
     ),
     "observation_width": 'send [policy] observation_shape; or set [admission] width = "padded"',
+    "observation_space": "send observations as in [policy] observation; another space needs another state",
     "action_space": "send actions as in [policy] action; another action space needs another state folder",
     "mask": "send one column an action, and allow the action that was taken",
     "out_of_range": "write what is missing as 0 with a flag beside it, not as a huge number",

@@ -106,7 +106,7 @@ class PolicySpec:
             others: further fields.
 
         Raises:
-            ValueError: the network serves no leaf of the observation.
+            ValueError: there is no such network.
         """
         return cls(
             observation_shape=observation.stored_shape,

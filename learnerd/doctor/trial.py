@@ -53,27 +53,53 @@ def one_episode(config: Config | None, scratch: Path, env: Mapping[str, str]) ->
 
 def _deposit(config: Config, inbox: Path) -> None:
     """Write what a client in any language would write."""
-    shape = config.policy.observation_shape or (4,)
-    space = config.policy.action
+    policy = config.policy
     header: dict[str, Any] = {"episode_id": "doctor", "policy_version": 0, "ended_at": time.time()}
-    action: Any = 0
-    if space is not None and space.kind == "continuous":
-        action, logp = [0.0] * space.shape[0], -1.0
-    else:
-        n = space.n if space is not None else 2
-        logp = -math.log(n)
-        header["action_space"] = {"kind": "discrete", "n": n}
+    space: dict[str, Any] = {"kind": "discrete", "n": 2}
+    if policy.action is not None:
+        space = policy.action.model_dump(mode="json")
+    header["action_space"] = space
+    observed: dict[str, Any] = {"kind": "box", "shape": policy.observation_shape or (4,)}
+    if policy.observation is not None:
+        observed = header["observation_space"] = policy.observation.model_dump(mode="json")
+    action, logp = _action(space)
     steps = [
-        {"obs": _filled(shape, 0.1 * step), "action": action, "reward": float(step), "logp": logp}
+        {"obs": _observation(observed, 0.1 * step), "action": action, "reward": float(step), "logp": logp}
         for step in range(STEPS)
     ]
-    end = {"final_obs": _filled(shape, 0.0), "terminated": True, "truncated": False}
+    end = {"final_obs": _observation(observed, 0.0), "terminated": True, "truncated": False}
     inbox.mkdir(parents=True)
     lines = [json.dumps(line) for line in (header, *steps, end)]
     file = inbox / "doctor.jsonl"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     settled_at = time.time() - config.admission.settle_s - 1.0
     os.utime(file, (settled_at, settled_at))  # it is complete: nobody need wait to see whether it grows
+
+
+def _action(space: Mapping[str, Any]) -> tuple[Any, float]:
+    """Some action, and the log-probability that it would have had by chance."""
+    match space["kind"]:
+        case "continuous":
+            return [0.0] * space["shape"][0], -1.0
+        case "multi_discrete":
+            return [0] * len(space["nvec"]), -sum(map(math.log, space["nvec"]))
+        case "multi_binary":
+            return [0] * space["n"], -space["n"] * math.log(2)
+    return space.get("start", 0), -math.log(space["n"])
+
+
+def _observation(space: Mapping[str, Any], value: float) -> Any:
+    """Some observation; ``value`` for real numbers."""
+    match space["kind"]:
+        case "dict":
+            return {name: _observation(part, value) for name, part in space["spaces"].items()}
+        case "tuple":
+            return [_observation(part, value) for part in space["spaces"]]
+        case "box" | "image" as kind:
+            return _filled(tuple(space["shape"]), value if kind == "box" else 0)
+        case "multi_discrete" | "multi_binary":
+            return [0] * len(space.get("nvec") or range(space["n"]))
+    return space.get("start", 0)
 
 
 def _filled(shape: tuple[int, ...], value: float) -> Any:
