@@ -20,6 +20,7 @@ OTHER = {
     ("paths", "state"): '"elsewhere"',
     ("policy", "observation_shape"): "[3]",
     ("policy", "action"): '{ kind = "discrete", n = 2 }',
+    ("policy", "observation"): '{ kind = "image", shape = [5, 5, 1] }',
     ("policy", "hidden"): "[8]",
     ("learner", "threads"): "2",
     ("learner", "baseline"): '"value"',
