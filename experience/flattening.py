@@ -104,13 +104,19 @@ def infer_space(obs: Any) -> Space:
     """Return what an observation says of its own space: dicts, tuples, images (uint8 [H, W, C]), else boxes.
 
     Args:
-        obs: one observation; a list counts as an array, unless there is a dict in it.
+        obs: one observation; a list counts as an array, unless it is ragged or there is a dict in it.
+
+    Raises:
+        ValueError: it has parts without a name, or none.
     """
     if isinstance(obs, Mapping):
         return DictSpace({name: infer_space(value) for name, value in obs.items()})
     if isinstance(obs, tuple) or (isinstance(obs, list) and any(isinstance(value, dict) for value in obs)):
         return TupleSpace(spaces=tuple(infer_space(value) for value in obs))
-    array = np.asarray(obs)
+    try:
+        array = np.asarray(obs)
+    except ValueError:
+        return TupleSpace(spaces=tuple(infer_space(value) for value in obs))
     if array.dtype == np.uint8 and array.ndim == IMAGE_AXES:
         return ImageSpace(shape=array.shape)
     return BoxSpace(shape=array.shape)

@@ -61,9 +61,18 @@ def space_of_parts(columns: Mapping[str, Array]) -> Space:
                 raise reject("bad_value", name, "a part that has parts", "one array a part")
             place[last] = array[0]
     try:
-        return infer_space(nested)
+        return infer_space(_positions(nested))
     except ValueError as error:
         raise reject("bad_value", "obs", f"parts {list(nested)}", str(error)) from error
+
+
+def _positions(nested: Any) -> Any:
+    """Parts named 0, 1, 2, … are those of a tuple."""
+    if not isinstance(nested, dict):
+        return nested
+    parts = {name: _positions(part) for name, part in nested.items()}
+    places = [str(i) for i in range(len(parts))]
+    return tuple(parts[place] for place in places) if set(parts) == set(places) else parts
 
 
 def to_stored(array: Array, space: Space) -> Array:
