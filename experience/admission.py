@@ -16,7 +16,7 @@ from experience.episode import Episode
 from experience.errors import Problem, reject
 from experience.fit import action_problem, choices_mask_problem, definition_problem, observation_problem
 from experience.magnitude import norm
-from experience.space_parsing import action_space_from_json
+from experience.space_parsing import action_space_of_rows
 from experience.spaces import ActionSpace, Space
 
 MAX_AHEAD_S = 300.0
@@ -245,7 +245,7 @@ def _kind_fits(action: NDArray[Any], rules: Rules) -> Problem | None:
 
 
 def _declared(episode: Episode) -> ActionSpace | None:
-    return None if episode.action_space is None else action_space_from_json(episode.action_space)
+    return None if episode.action_space is None else action_space_of_rows(episode.action_space)
 
 
 def _inferable(episode: Episode) -> Problem | None:

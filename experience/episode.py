@@ -54,7 +54,7 @@ class Episode:
         mask: [T, N] bool, True where an action was allowed, or None.
         policy_version_step: [T] int64, when the version changed during the episode, or None.
         action_space, observation_space, observation_shape: as declared by the client, or None; spaces in JSON
-            (``experience.spaces``), counted from 0.
+            (``experience.space_parsing.row_space_json``); what they count, counts from 0.
         info_json, extensions: passed through.
     """
 

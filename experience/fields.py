@@ -13,9 +13,12 @@ from experience.errors import reject
 from experience.space_parsing import (
     ACCEPTED_ACTION_SPACES,
     ACCEPTED_SPACES,
-    action_space_from_json,
-    space_from_json,
+    action_space_of_rows,
+    counts_from_zero,
+    row_space_json,
+    space_of_rows,
 )
+from experience.spaces import Space
 from experience.strict_json import canonical_json, parse_json
 
 STEP_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -243,15 +246,22 @@ def _to_info_json(name: str, value: Any) -> str:
 
 
 def _to_action_space(name: str, value: Any) -> dict[str, Any]:
+    match value:
+        case {"kind": "discrete", "n": int(n), **rest} if not rest and n is not True and 1 <= n <= _INT64_MAX:
+            return {"kind": "discrete", "n": n}  # by far the most frequent
     try:
-        return action_space_from_json(value).to_json()
+        return _as_declared(action_space_of_rows(value), value)
     except (ValueError, TypeError) as error:
         raise reject("bad_value", name, value, ACCEPTED_ACTION_SPACES) from error
 
 
+def _as_declared(space: Space, value: Any) -> dict[str, Any]:
+    return row_space_json(space) if counts_from_zero(value) else space.to_json()
+
+
 def _to_observation_space(name: str, value: Any) -> dict[str, Any]:
     try:
-        return space_from_json(value).to_json()
+        return _as_declared(space_of_rows(value), value)
     except ValueError as error:
         raise reject("bad_value", name, value, ACCEPTED_SPACES) from error
 

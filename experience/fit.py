@@ -1,10 +1,13 @@
 """Fit: whether an episode's observations, actions and masks are of the policy's spaces; both count from 0."""
 
+from functools import cache
+from typing import Any
+
 from experience.choices import choices_problem, mask_problem
 from experience.episode import Episode
 from experience.errors import Problem, reject
 from experience.flattening import Mismatch, check_stored
-from experience.space_parsing import action_space_from_json, space_from_json
+from experience.space_parsing import action_space_of_rows, space_of_rows
 from experience.spaces import ActionSpace, BoxSpace, Space
 
 MOST_VALUES = 2**18
@@ -13,7 +16,8 @@ MOST_VALUES = 2**18
 
 def observation_problem(episode: Episode, space: Space) -> Problem | None:
     """Say why the observations are not of ``space``; of two boxes the shape is looked at elsewhere."""
-    theirs = space if episode.observation_space is None else space_from_json(episode.observation_space)
+    declared = episode.observation_space
+    theirs = space if declared is None else space_of_rows(declared).canonical()
     both_boxes = isinstance(theirs, BoxSpace) and isinstance(space, BoxSpace)
     if theirs != space and not both_boxes:
         where = _difference(theirs, space)
@@ -32,7 +36,7 @@ def definition_problem(episode: Episode) -> Problem | None:
     """Say why an episode's space may not become a new policy's: one file, gigabytes of weights."""
     if episode.observation_space is None:
         return None
-    space = space_from_json(episode.observation_space)
+    space = space_of_rows(episode.observation_space)
     values = sum(sum(leaf.space.counts) for leaf in space.leaves)
     if values > MOST_VALUES:
         accepted = f"at most {MOST_VALUES} values, unless [policy] observation says so"
@@ -42,8 +46,8 @@ def definition_problem(episode: Episode) -> Problem | None:
 
 def action_problem(episode: Episode, space: ActionSpace) -> Problem | None:
     """Say why the actions are not of ``space``: what the file says of them, then what they are."""
-    if episode.action_space is not None:
-        theirs = action_space_from_json(episode.action_space)
+    if episode.action_space is not None and episode.action_space != _json(space):
+        theirs = action_space_of_rows(episode.action_space).canonical()
         if theirs != space:
             accepted = f"the policy's: {space} ([policy] action)"
             return _problem("action_space", "action_space", str(theirs), accepted)
@@ -62,6 +66,11 @@ def choices_mask_problem(episode: Episode, space: ActionSpace) -> Problem | None
         return None
     where, what = found
     return _problem("mask", where, what, "one entry a logit, true for what was taken")
+
+
+@cache
+def _json(space: ActionSpace) -> dict[str, Any]:
+    return space.to_json()
 
 
 def _difference(theirs: Space, ours: Space) -> str:

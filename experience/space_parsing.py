@@ -21,6 +21,9 @@ from experience.spaces import (
 )
 
 MAX_DEPTH = 8
+FROM_ZERO = "from_zero"
+"""Beside a space with a ``start`` in a file: true where its numbers count from 0, and not from there."""
+
 MAX_LEAVES = 256
 MAX_EXACT = 2**24
 """Most values of one number in an observation: float32, as rows are stored, counts no further."""
@@ -58,6 +61,30 @@ def space_from_json(data: Any) -> Space:
     if not 1 <= len(space.leaves) <= MAX_LEAVES:
         raise ValueError(f"a space of {len(space.leaves)} parts; accepted: 1 to {MAX_LEAVES}")
     return space
+
+
+def row_space_json(space: Space) -> dict[str, Any]:
+    """The JSON of a space beside rows that count from 0, whatever the client's own numbers begin with."""
+    return space.to_json() | ({FROM_ZERO: True} if space != space.canonical() else {})
+
+
+def space_of_rows(data: Any) -> Space:
+    """Read ``row_space_json``, or a space beside a client's own numbers; raises as ``space_from_json``."""
+    return space_from_json(_without_mark(data))
+
+
+def action_space_of_rows(data: Any) -> ActionSpace:
+    """Read ``row_space_json`` of actions; raises as ``action_space_from_json``."""
+    return action_space_from_json(_without_mark(data))
+
+
+def counts_from_zero(data: Any) -> bool:
+    """Whether the numbers beside a space count from 0 already."""
+    return isinstance(data, Mapping) and data.get(FROM_ZERO) is True
+
+
+def _without_mark(data: Any) -> Any:
+    return {k: v for k, v in data.items() if k != FROM_ZERO} if counts_from_zero(data) else data
 
 
 def _parse(data: Any, *, depth: int) -> Space:

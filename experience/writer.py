@@ -27,7 +27,7 @@ from experience.recording import (
     mask_row,
     observation_row,
 )
-from experience.space_parsing import action_space_of, space_of
+from experience.space_parsing import action_space_of, row_space_json, space_of
 
 
 class EpisodeWriter:
@@ -81,7 +81,7 @@ class EpisodeWriter:
         self._action_space = None if action_space is None else action_space_of(action_space)
         self._observation = None if observation_space is None else space_of(observation_space)
         if self._action_space is not None:
-            self._header["action_space"] = self._action_space.canonical().to_json()
+            self._header["action_space"] = row_space_json(self._action_space)
         self._clock = clock
         self._recording: Recording | None = None
         self._episode_id = uuid7()
@@ -274,7 +274,7 @@ class EpisodeWriter:
             }
         )
         if recording.observation is not None:
-            meta["observation_space"] = recording.observation.canonical().to_json()
+            meta["observation_space"] = row_space_json(recording.observation)
         version = common_version(recording.policy_version)
         return meta if version is None else meta | {"policy_version": version}
 

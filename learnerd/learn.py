@@ -15,7 +15,7 @@ from experience.batch import Batch
 from experience.collate import collate, usable_steps
 from experience.episode import Episode
 from experience.flattening import IMAGE_AXES
-from experience.space_parsing import space_from_json
+from experience.space_parsing import action_space_of_rows, space_of_rows
 from experience.spaces import BoxSpace, ImageSpace, Space
 from learnerd.config_tables import Policy
 from learnerd.replay_buffer import Archived
@@ -31,7 +31,6 @@ from policies.spec import (
     ContinuousSpace,
     DiscreteSpace,
     PolicySpec,
-    action_space_from_json,
 )
 from policies.stability import StabilityLimits, breach
 
@@ -230,7 +229,7 @@ def infer_spec(policy: Policy, episodes: Sequence[Episode]) -> PolicySpec:
 def _observed(episode: Episode) -> Space:
     """What a file says of its observations; bytes [H, W, C] are an image."""
     if episode.observation_space is not None:
-        return space_from_json(episode.observation_space)
+        return space_of_rows(episode.observation_space)
     shape = episode.observation_shape or episode.obs.shape[1:]
     if episode.obs.dtype == np.uint8 and len(shape) == IMAGE_AXES:
         return ImageSpace(shape=cast(tuple[int, int, int], tuple(shape)))
@@ -244,7 +243,7 @@ def _declared(episodes: Sequence[Episode]) -> ActionSpace | None:
 
 def _space(episode: Episode) -> ActionSpace | None:
     try:
-        return None if episode.action_space is None else action_space_from_json(episode.action_space)
+        return None if episode.action_space is None else action_space_of_rows(episode.action_space)
     except ValueError:
         return None
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from experience.choices import choices_problem, mask_problem
 from experience.errors import reject
 from experience.magnitude import is_finite
-from experience.space_parsing import action_space_from_json
+from experience.space_parsing import action_space_of_rows, counts_from_zero
 
 Array = NDArray[Any]
 
@@ -48,7 +48,7 @@ def to_action(array: Array, space: Mapping[str, Any] | None) -> Array:
 
 
 def _to_choices(array: Array, space: Mapping[str, Any]) -> Array:
-    choices = action_space_from_json(space)
+    choices = action_space_of_rows(space)
     result = _to_int64("action", array)
     result = result.reshape(-1, 1) if result.ndim == 1 else result
     found = choices_problem(choices, result)
@@ -63,7 +63,7 @@ def _to_discrete(array: Array, space: Mapping[str, Any] | None) -> Array:
         "multi_discrete or multi_binary"
     )
     result = _to_int64("action", _to_vector("action", array, accepted))
-    if space and space.get("start"):
+    if space and space.get("start") and not counts_from_zero(space):
         result = result - space["start"]
         if (result < 0).any():
             lowest = int(result.min()) + space["start"]
@@ -135,7 +135,7 @@ def check_mask(mask: Array | None, action: Array, space: Mapping[str, Any] | Non
 
 
 def _check_choices_mask(mask: Array, action: Array, space: Mapping[str, Any]) -> None:
-    problem = mask_problem(action_space_from_json(space), mask, action)
+    problem = mask_problem(action_space_of_rows(space), mask, action)
     if problem is not None:
         where, what = problem
         raise reject("bad_value", where, what, "one entry a logit, true for what was taken")

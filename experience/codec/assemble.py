@@ -11,7 +11,7 @@ from experience.codec.parts import has_parts, join_parts, space_of_parts, to_sto
 from experience.episode import Episode
 from experience.errors import reject
 from experience.fields import accepted_names, header_values
-from experience.space_parsing import space_from_json
+from experience.space_parsing import action_space_of_rows, counts_from_zero, row_space_json, space_of_rows
 from experience.spaces import BoxSpace, Space
 
 REQUIRED = ("obs", "action", "reward")
@@ -61,8 +61,8 @@ def assemble(
             obs = _append(obs, final_obs, values.get("observation_shape"))
     space = values.get("action_space")
     action = to_action(columns["action"], space)
-    if space is not None:
-        space.pop("start", None)  # actions count from 0 from here on
+    if space is not None and "start" in space:  # actions count from 0 from here on
+        values["action_space"] = row_space_json(action_space_of_rows(space))
     steps: dict[str, Any] = {
         name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns
     }
@@ -85,13 +85,14 @@ def assemble(
 def _observations(columns: Mapping[str, Array], final_obs: Array | None, values: dict[str, Any]) -> Array:
     """Observations of a declared space, or part by part; ``values`` gets the space as they are stored in."""
     declared = values.get("observation_space")
-    space = space_of_parts(columns) if declared is None else space_from_json(declared)
+    given = space_of_parts(columns) if declared is None else space_of_rows(declared)
+    space = given.canonical() if counts_from_zero(declared) else given
     shape = values.get("observation_shape", space.stored_shape)
     if shape != space.stored_shape:
         raise reject(
             "bad_value", "observation_shape", list(shape), f"{list(space.stored_shape)}, as in {space}"
         )
-    values["observation_space"] = space.canonical().to_json()
+    values["observation_space"] = row_space_json(given)
     if not has_parts(columns):
         obs = _stored(columns["obs"], space)
         return (

@@ -12,7 +12,7 @@ from experience.codec.parts import NestedObs
 from experience.episode import Episode
 from experience.errors import InputError, Problem, reject
 from experience.fields import HEADER_FIELDS, STEP_FIELDS, accepted_names, merge, outcome, rename
-from experience.space_parsing import space_from_json
+from experience.space_parsing import counts_from_zero, row_space_json, space_of_rows
 from experience.spaces import Space
 from experience.strict_json import parse_json
 
@@ -251,7 +251,9 @@ class _Recording:
         merge(header, {name: _constant(name, values) for name, values in self._extras.items()})
         merge(header, {name: value for name, value in (end or {}).items() if name not in _END_ONLY})
         if self._observations.space is not None:  # rows count from 0 by now
-            header["observation_space"] = self._observations.space.canonical().to_json()
+            given = header.get("observation_space")
+            space = self._observations.space if given is None else space_of_rows(given)
+            header["observation_space"] = row_space_json(space)
         return header
 
     def _check_flag(self, end: Mapping[str, Any] | None) -> None:
@@ -289,12 +291,12 @@ def _constant(name: str, values: list[Any]) -> Any:
 
 def _declared(header: Mapping[str, Any]) -> Space | None:
     """The header's space; what is none is refused when the episode is put together."""
+    given = header.get("observation_space")
     try:
-        return (
-            None if header.get("observation_space") is None else space_from_json(header["observation_space"])
-        )
+        space = None if given is None else space_of_rows(given)
     except ValueError:
         return None
+    return space.canonical() if space is not None and counts_from_zero(given) else space
 
 
 def _final_obs(end: Mapping[str, Any] | None, observations: NestedObs, *, terminated: bool) -> Any:
