@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,7 +85,7 @@ class EpisodeWriter:
             self._header["action_space"] = row_space_json(self._action_space)
         self._clock = clock
         self._recording: Recording | None = None
-        self._episode_id = uuid7()
+        self._episode_id = self._name = uuid7()
         self._segment = 0
 
     @property
@@ -212,6 +213,7 @@ class EpisodeWriter:
                 f"episode_id {episode_id!r}, segment {segment}; accepted: some text, and 0 or more"
             )
         self._episode_id, self._segment = episode_id, segment
+        self._name = sha256(f"{self._header}{episode_id}".encode()).hexdigest()[:32]
 
     def add_reward(self, step: int, amount: float) -> None:
         """Add to the reward of a step of the episode in progress: what it earned was known only later.
@@ -257,7 +259,7 @@ class EpisodeWriter:
             observation_row(final_obs, self._recording)
 
     def _begin_new_id(self) -> None:
-        self._episode_id = uuid7()
+        self._episode_id = self._name = uuid7()
         self._segment = 0
 
     def _meta(self, recording: Recording, outcome: Mapping[str, bool]) -> dict[str, Any]:
@@ -279,8 +281,8 @@ class EpisodeWriter:
         return meta if version is None else meta | {"policy_version": version}
 
     def _deposit(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Path:
-        name = f"{self._episode_id}.{self._segment}.npz"
-        aside = self._inbox / f".tmp-{name}"
+        name = f"{self._name}.{self._segment}.npz"
+        aside = self._inbox / f".tmp-{uuid7()}"
         path = self._inbox / name
         try:
             with aside.open("xb") as file:

@@ -352,3 +352,32 @@ def test_killed_client_leaves_nothing_that_the_daemon_sees(spool, moment):
     assert result.returncode == 9
     assert visible(spool)
     assert all(name.startswith(".tmp-") for name in visible(spool))
+
+
+def test_a_client_may_name_its_episodes_and_add_to_them(tmp_path):
+    """Names of files are not made of ids: several agents share one, and it may hold anything."""
+    for agent in ("a", "b"):
+        writer = EpisodeWriter(tmp_path, client_id="bot", agent_id=agent)
+        writer.begin("../match/7", segment=2)
+        writer.step([1.0], 0, 0.5)
+        writer.add_reward(0, 0.25)
+        writer.annotate(seed=3, map="desert")
+        with pytest.raises(IndexError, match="step is 1; the episode in progress has 1 steps"):
+            writer.add_reward(1, 1.0)
+        with pytest.raises(ValueError, match="is in progress"):
+            writer.begin("other")
+        writer.end(None, terminated=True)
+        assert writer.episode_id != "../match/7"
+    files = sorted((tmp_path / "in").iterdir())
+    found = [
+        decode(file.read_bytes(), name=file.name, source_sha256="0" * 64, ingested_at=1.0).episodes[0]
+        for file in files
+    ]
+    assert [(one.episode_id, one.segment, one.agent_id) for one in found] == [
+        ("../match/7", 2, agent) for agent in ("a", "b")
+    ]
+    assert [one.reward.tolist() for one in found] == [[0.75]] * 2
+    assert [(one.seed, one.extensions["map"]) for one in found] == [(3, "desert")] * 2
+    for bad in ("", "\0", "x" * 10_000):
+        with pytest.raises(ValueError, match="accepted"):
+            writer.begin(bad)
