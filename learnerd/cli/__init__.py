@@ -22,6 +22,7 @@ COMMANDS = (
     "versions",
     "doctor",
     "service",
+    "import",
 )
 """Each is ``learnerd.cli.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``."""
 

@@ -1,6 +1,7 @@
 """Commands that are imported when they are called, so that ``status`` does not pay for ``demo``."""
 
 import importlib
+import keyword
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ def lazily(package: str, names: Sequence[str]) -> type[TyperGroup]:
 
     Args:
         package: where the modules are.
-        names: each is ``<package>.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``.
+        names: each is ``<package>.<name>`` with a function ``command``, or a ``typer.Typer`` named ``app``;
+            a word of Python's own has an underscore behind it there.
     """
 
     class Commands(TyperGroup):
@@ -23,7 +25,8 @@ def lazily(package: str, names: Sequence[str]) -> type[TyperGroup]:
         def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer's signature
             if cmd_name not in names:
                 return None
-            module = importlib.import_module(f"{package}.{cmd_name}")
+            name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+            module = importlib.import_module(f"{package}.{name}")
             app: typer.Typer | None = getattr(module, "app", None)
             if app is None:
                 app = new_typer()

@@ -1,0 +1,57 @@
+"""Datasets: episodes that others recorded, read into the spool, and the archive's, written for others.
+
+A format is a module in this folder with ``read`` and ``write``, and one line in FORMATS.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from typing import Protocol, cast
+
+from experience.episode import Episode
+
+FORMATS = ("minari", "csv", "parquet")
+
+
+class Losses:
+    """What a conversion cannot keep: text -> how many episodes."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, text: str, *, when: bool = True) -> None:
+        """Count one episode, if ``when``."""
+        if when:
+            self.counts[text] += 1
+
+    def __str__(self) -> str:
+        return "; ".join(f"{text} ({count} episodes)" for text, count in sorted(self.counts.items()))
+
+
+class Format(Protocol):
+    """What a module of this folder has."""
+
+    def read(self, source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Episode]:
+        """Yield the episodes of ``source``, a file or the name of a dataset.
+
+        Args:
+            source: where they are.
+            losses: is told what an episode loses.
+            names: field -> column or columns, of tables.
+
+        Raises:
+            experience.errors.InputError: naming the episode, the field, the value and what is accepted.
+            OSError, ValueError: it cannot be read.
+        """
+
+    def write(self, episodes: Iterable[Episode], target: str, losses: Losses) -> int:
+        """Write ``episodes`` to ``target``, which must not exist; return how many.
+
+        Raises:
+            OSError, ValueError: it cannot be written, or they do not fit together.
+        """
+
+
+def format_of(name: str) -> Format:
+    """Import the module of one format."""
+    return cast(Format, import_module(f"{__name__}.{name}"))
