@@ -53,6 +53,7 @@ class CycleReport:
         staleness_mean: updates between the versions that acted and the head, the mean over episodes that say.
         plasticity: of the published "policy" network, and of "value" when it is trained.
         buffered: archived episodes that may be learned from again.
+        retrained: how often the batch was trained again because somebody else had published.
     """
 
     published: Checkpoint | None
@@ -66,6 +67,7 @@ class CycleReport:
     staleness_mean: float | None = None
     plasticity: Mapping[str, Plasticity] = field(default_factory=dict)
     buffered: int = 0
+    retrained: int = 0
 
 
 class Cycle:
@@ -135,7 +137,7 @@ class Cycle:
                 drifted += 1
                 if drifted > MAX_DRIFTED:
                     raise
-                log.info("trained_again", reason=str(error))
+                log.debug("trained_again", reason=str(error))
                 base, kept = self._base(kept)
                 continue
             self._archive(published, learned.episodes)
@@ -153,6 +155,7 @@ class Cycle:
                 staleness_mean=staleness,
                 plasticity=_plasticity(published, learned),
                 buffered=self.buffered,
+                retrained=drifted,
             )
         return CycleReport(
             published=None,

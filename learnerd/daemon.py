@@ -55,7 +55,9 @@ def run(config: Config, *, mode: Mode = "forever") -> int:
             return _run(config, mode, requests)
     except Timeout:
         log.warning(
-            "busy", lock=str(lock.lock_file), remedy="another daemon runs on this state folder; stop it first"
+            "lock_busy",
+            lock=str(lock.lock_file),
+            remedy="another daemon runs on this state folder; stop it first",
         )
         return ExitCode.RETRYABLE
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from experience.admission import Rules, Sight, acting_versions, admit, rejected_version
@@ -24,6 +25,8 @@ from learnerd.starvation import Starvation, Starved
 from policies.behavior import log_probs
 from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
+
+log = structlog.get_logger(__name__)
 
 
 class Gate:
@@ -196,6 +199,7 @@ class Gate:
         """Let go of a file whose episodes are in a published version and in the archive."""
         with self._lock:
             self._starvation.learned(episode.client_id for episode in arrival.episodes)
+            log.debug("file_learned", file=arrival.claim.name, episodes=len(arrival.episodes))
             self.finish(arrival)
 
     def finish(self, arrival: Arrival) -> None:
@@ -313,10 +317,12 @@ class Gate:
         if refused:
             self._outcomes.record([self._outcome(claim, e, problem) for e, problem in refused])
         for episode, problem in refused:
+            _log_refusal(claim, episode, problem)
             self._starvation.refused(episode.client_id, problem.reason)
 
     def _record(self, claim: Claim, episode: Episode, problem: Problem) -> None:
         self._outcomes.record([self._outcome(claim, episode, problem)])
+        _log_refusal(claim, episode, problem)
 
     def _outcome(self, claim: Claim, episode: Episode, problem: Problem) -> Outcome:
         return Outcome(
@@ -331,7 +337,7 @@ class Gate:
             at=self._clock.wall(),
         )
 
-    def _record_problems(self, claim: Claim, problems: Iterable[Problem]) -> None:
+    def _record_problems(self, claim: Claim, problems: Sequence[Problem]) -> None:
         self._outcomes.record(
             [
                 Outcome(
@@ -348,10 +354,31 @@ class Gate:
                 for problem in problems
             ],
         )
+        for problem in problems:
+            log.debug(
+                "file_quarantined",
+                file=claim.name,
+                reason=problem.reason,
+                field=problem.field,
+                value=problem.value,
+            )
 
 
 def _outcome_key(claim: Claim, episode: Episode) -> str:
     return f"{claim.id}/{episode.key.digest().hex()}"
+
+
+def _log_refusal(claim: Claim, episode: Episode, problem: Problem) -> None:
+    log.debug(
+        "episode_refused",
+        file=claim.name,
+        client_id=episode.client_id,
+        episode_id=episode.episode_id,
+        segment=episode.segment,
+        reason=problem.reason,
+        field=problem.field,
+        value=problem.value,
+    )
 
 
 def _duplicate(episode: Episode) -> Problem:

@@ -71,6 +71,7 @@ class Intake:
         self._backlog = Backlog()
         self._retries: list[Retry] = []
         self._known: set[str] = set()
+        self._stuck: set[str] = set()
         self._settled_at_s = 0.0
 
     @property
@@ -108,6 +109,7 @@ class Intake:
         """
         waiting = [file for file in self._spool.waiting() if not only_known or file.name in self._known]
         self._known = {file.name for file in waiting}
+        self._stuck &= self._known
         ready = self._settling.ready(
             waiting,
             complete=self._backlog.names,
@@ -169,7 +171,12 @@ class Intake:
         try:
             return self._spool.claim(name)
         except OSError as error:
-            log.warning("not_claimed", file=name, error=str(error), remedy="let the daemon's user move it")
+            if not self._stuck:
+                log.warning(
+                    "files_not_claimed", error=error.strerror, remedy="let the daemon's user move them"
+                )
+            self._stuck.add(name)
+            log.debug("file_not_claimed", file=name, error=error.strerror)
             return None
 
     def _next_attempt(self, claim: Claim) -> Claim | None:

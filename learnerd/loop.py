@@ -347,7 +347,7 @@ class Loop:
         else:
             if report is not None:
                 self._failures = self._unexplained = 0
-                self._reporter.cycle(report)
+                self._reporter.cycle(report, number=self._trainer.cycles)
                 self._rollbacks.note(report)
                 if report.published is not None:
                     self._housekeeping.published(report.published.version)

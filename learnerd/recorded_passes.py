@@ -68,7 +68,7 @@ class RecordedPasses:
         passes = Passes(replayed=tuple(tuple(filter(None, map(self._find, rows))) for rows in places))
         missing = sum(map(len, places)) - sum(map(len, passes.replayed))
         if missing:
-            log.warning("not_replayed", shard=shard.name, episodes=missing, why="no longer in the archive")
+            log.warning("not_replayed", shard=shard.name, episodes=missing, error="no longer in the archive")
         self._buffer.add(int(shard.stem), episodes)
         return passes
 

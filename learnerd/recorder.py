@@ -81,17 +81,22 @@ class Recorder:
             return True
         try:
             put_aside = self._sink.write(rows)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a sink does, its thread goes on
             self._keep(rows)
             if self.problem is None:
                 known = isinstance(error, (OSError, sqlite3.Error))
-                log.warning("history_not_written", error=str(error), exc_info=None if known else error)
+                tell = log.debug if known else log.error  # the alarm tells of what is known
+                tell(
+                    "rows_not_written",
+                    recorder=self._thread.name,
+                    error=str(error),
+                    exc_info=None if known else error,
+                )
             self.problem = error
             return False
         self.problem = None
         if put_aside is not None:
             self.put_aside = put_aside
-            log.warning("history_damaged", kept=str(put_aside))
         return True
 
     def _keep(self, rows: Sequence[Row]) -> None:

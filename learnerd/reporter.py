@@ -60,6 +60,8 @@ class Reporter:
         self._gate = gate
         self._notifier = notifier
         self._observers = Observers(config)
+        self._told = gate.counts()
+        self._mute = False
 
     def ready(self, *, resumed: int) -> None:
         """The first scan is done."""
@@ -90,6 +92,8 @@ class Reporter:
         if cut_short:
             log.warning("drain_cut_short", remedy="nothing is lost; raise [daemon] drain_s to wait longer")
         self._telemetry.state = "stopped"
+        head = self._telemetry.head
+        log.info("stopped", version=None if head is None else head.version, **self._verdicts())
         self.write_status()
 
     def close(self) -> None:
@@ -131,16 +135,16 @@ class Reporter:
         if missing:
             log.warning("folders_restored", folders=[str(folder) for folder in missing])
 
-    def cycle(self, report: CycleReport) -> None:
-        """A cycle ended: figures, alarms, one line."""
+    def cycle(self, report: CycleReport, *, number: int) -> None:
+        """A cycle ended: figures, alarms, one line; ``number`` counts cycles from 1."""
         self._telemetry.note(report)
+        self._log_cycle(report, number)
         self._telemetry.clear_alarm("publish_failed")
         for reason, what in report.set_aside.items():
             self._set_aside(reason, what)
         if report.inferred is not None:
             self._inferred(report.inferred)
         if report.published is not None:
-            self._published(report)
             self._observers.note(self._telemetry.row(report, self._gate.counts()))
             self._watch_entropy(report)
             self._watch_returns()
@@ -148,8 +152,9 @@ class Reporter:
 
     def failure(self, alarm: str, error: Exception, remedy: str, *, unexpected: bool = False) -> None:
         """Something went wrong; what it concerns is kept, or set aside, by the caller."""
-        log.error(alarm, error=str(error), kind=type(error).__name__, exc_info=error if unexpected else None)
         is_new = alarm not in self._telemetry.alarms
+        tell = log.error if is_new or unexpected else log.debug
+        tell("failed", alarm=alarm, error=str(error), exc_info=error if unexpected else None)
         self._telemetry.raise_alarm(alarm, f"{type(error).__name__}: {error}", remedy)
         if is_new:
             self.write_status()
@@ -157,7 +162,6 @@ class Reporter:
     def recovered(self, alarm: str) -> None:
         """What an alarm was about works again."""
         if alarm in self._telemetry.alarms:
-            log.info("recovered", alarm=alarm)
             self._telemetry.clear_alarm(alarm)
             self.write_status()
 
@@ -213,39 +217,58 @@ class Reporter:
         try:
             write_status(self._config.paths.state, document)
         except OSError as error:
-            log.warning("status_not_written", error=str(error))
+            tell = log.debug if self._mute else log.warning
+            tell("status_not_written", error=str(error))
+            self._mute = True
+        else:
+            self._mute = False
         self._notifier.status(self._summary())
 
     def _look_for_starvation(self) -> None:
-        starved, stood = self._gate.starved(), "client_starved" in self._telemetry.alarms
+        starved = self._gate.starved()
         if starved is None:
             self._telemetry.clear_alarm("client_starved")
             return
-        if not stood:
-            log.warning("client_starved", who=starved.message, remedy=starved.remedy)
         self._telemetry.raise_alarm("client_starved", starved.message, starved.remedy)
 
-    def _published(self, report: CycleReport) -> None:
-        assert report.published is not None
-        assert report.learned is not None
-        episodes, updates = report.learned.episodes, report.learned.reports
-        log.info(
-            "published",
-            version=report.published.version,
-            episodes=len(episodes),
-            steps=sum(map(usable_steps, episodes)),
-            updates=len(updates),
-            replayed=sum(update.n_episodes for update in updates) - len(episodes),
-            return_mean=round(sum(episode.total_reward for episode in episodes) / len(episodes), 3),
-            loss=round(updates[-1].loss, 5),
-            ess=round(updates[-1].ess_fraction, 3),
-            update_s=round(report.update_s, 4),
-            publish_s=round(report.publish_s, 4),
-        )
+    def _log_cycle(self, report: CycleReport, number: int) -> None:
+        """One line a cycle; files are counted in it, never named."""
+        lags_s = self._telemetry.lags_s
+        figures: dict[str, Any] = {"version": None, "episodes": 0}
+        if report.published is not None and report.learned is not None:
+            episodes, updates = report.learned.episodes, report.learned.reports
+            figures = {
+                "version": report.published.version,
+                "episodes": len(episodes),
+                "steps": sum(map(usable_steps, episodes)),
+                "updates": len(updates),
+                "replayed": sum(update.n_episodes for update in updates) - len(episodes),
+                "retrained": report.retrained,
+                "return_mean": round(sum(episode.total_reward for episode in episodes) / len(episodes), 3),
+                "loss": round(updates[-1].loss, 5),
+                "ess": round(updates[-1].ess_fraction, 3),
+                "lag_s": round(max(lags_s), 4) if lags_s else None,
+                "update_s": round(report.update_s, 4),
+                "publish_s": round(report.publish_s, 4),
+            }
+        log.info("cycle_ended", cycle=number, **figures, **self._verdicts())
+
+    def _verdicts(self) -> dict[str, dict[str, int]]:
+        """Verdict -> reason -> how many came since the last line that told of them."""
+        counts, told = self._gate.counts(), self._told
+        self._told = counts
+        return {
+            verdict: {
+                reason: n - told[verdict].get(reason, 0)
+                for reason, n in reasons.items()
+                if n > told[verdict].get(reason, 0)
+            }
+            for verdict, reasons in counts.items()
+        }
 
     def _set_aside(self, reason: str, what: str) -> None:
         alarm, message, remedy = BAD_UPDATES[reason]
-        log.error(alarm, what=what, folder=f"refused/{reason}")
+        log.error("update_refused", reason=reason, error=what, folder=f"refused/{reason}")
         self._telemetry.raise_alarm(alarm, f"{message}: {what}", remedy)
 
     def _watch_entropy(self, report: CycleReport) -> None:
@@ -270,8 +293,6 @@ class Reporter:
         if drop is None or not self._config.stability.drift_alarm:
             self._telemetry.clear_alarm("return_drift")
             return
-        if "return_drift" not in self._telemetry.alarms:
-            log.warning("return_drift", before=drop.before, after=drop.after, episodes=drop.found_in)
         self._telemetry.raise_alarm(
             "return_drift",
             str(drop),
@@ -288,7 +309,6 @@ class Reporter:
         if spec.observation is not None:
             observed = {"observation": spec.observation.to_json()}
         shapes = json.dumps({**observed, "action": spec.action.to_json()})
-        log.warning("policy_inferred", shapes=shapes)
         self._telemetry.raise_alarm(
             "policy_inferred",
             f"shapes were taken from the first episodes: {shapes}",

@@ -111,10 +111,8 @@ class Rollbacks:
         if self._config.rollback.mode == "off":
             return
         if self._finding is not None and self._stretches.recovered(self._finding):
-            log.info("recovered", alarm="version_worse")
             self._finding, self._failure = None, ""
         if found is not None and self._finding is None:
-            log.warning("version_worse", found=str(found))
             self._finding, self._tried = found, False
 
     def _look(self) -> Seen:

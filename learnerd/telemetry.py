@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import structlog
 
 from experience.collate import usable_steps
 from experience.spool import Spool
@@ -21,6 +22,8 @@ from learnerd.policy_updates import PolicyUpdates
 from learnerd.reuse import CREDITS, balance
 from learnerd.status_file import SECTIONS, new_document
 from policies.checkpoint import Checkpoint
+
+log = structlog.get_logger(__name__)
 
 COUNTED = (
     *("updates", "steps", "return_mean_100", "recent_returns", "policy_updates", "noise_scale_steps"),
@@ -94,13 +97,17 @@ class Telemetry:
         self.drift = ReturnDrift(delta=stability.drift_delta, threshold=stability.drift_threshold)
 
     def raise_alarm(self, name: str, message: str, remedy: str, *, level: str = "alarm") -> None:
-        """Raise an alarm, or update the text of one that stands."""
+        """Raise an alarm, or update the text of one that stands; only the first is logged."""
+        if name not in self.alarms:
+            tell = log.info if level == "notice" else log.warning
+            tell("alarm_raised", alarm=name, message=message, remedy=remedy)
         since = self.alarms[name].since if name in self.alarms else self.clock.wall()
         self.alarms[name] = Alarm(id=name, since=since, message=message, remedy=remedy, level=level)
 
     def clear_alarm(self, name: str) -> None:
         """Take an alarm back."""
-        self.alarms.pop(name, None)
+        if self.alarms.pop(name, None) is not None:
+            log.info("alarm_cleared", alarm=name)
 
     def restore(self, document: dict[str, Any] | None) -> None:
         """Take over the figures of an earlier run, so that a restart leaves no gap in ``status``."""

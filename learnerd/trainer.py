@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+import structlog
+
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.cycle import Cycle, CycleReport
@@ -20,6 +22,10 @@ class Trainer:
         cycle: what to run.
         wake: set when a cycle or a job has ended.
         clock: for ``busy_s``.
+
+    Attributes:
+        batch: what the cycle under way, or the last one, learns from.
+        cycles: how many were begun; the number of that one, which each log line about it carries.
     """
 
     def __init__(self, cycle: Cycle, *, wake: threading.Event, clock: Clock) -> None:
@@ -31,6 +37,7 @@ class Trainer:
         self._last: Future[Any] | None = None
         self._started_s = 0.0
         self.batch: tuple[Arrival, ...] = ()
+        self.cycles = 0
 
     @property
     def busy(self) -> bool:
@@ -48,8 +55,9 @@ class Trainer:
         """Begin a cycle on ``batch``."""
         assert self._future is None
         self.batch = tuple(batch)
+        self.cycles += 1
         self._started_s = self._clock.monotonic()
-        self._future = self._executor.submit(self._run, self.batch)
+        self._future = self._executor.submit(self._run, self.batch, self.cycles)
         self._future.add_done_callback(lambda _: self._wake.set())
 
     def take_report(self) -> CycleReport | None:
@@ -82,9 +90,10 @@ class Trainer:
         self._executor.shutdown(wait=ended, cancel_futures=True)
         return ended
 
-    def _run(self, batch: Sequence[Arrival]) -> CycleReport:
+    def _run(self, batch: Sequence[Arrival], number: int) -> CycleReport:
         try:
-            return self._cycle.run(batch)
+            with structlog.contextvars.bound_contextvars(cycle=number):
+                return self._cycle.run(batch)
         finally:
             trim_memory()
 

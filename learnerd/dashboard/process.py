@@ -76,14 +76,12 @@ class DashboardProcess:
             said = _parse(process.stdout.readline())
             if "url" in said:
                 self.problem = None
-                log.info("dashboard", url=said["url"])
+                log.info("dashboard_ready", url=said["url"])
             status = process.wait()
         if not self._stop.is_set():
             self._failed(said.get("problem") or f"its process ended with status {status}")
 
     def _failed(self, problem: str) -> None:
-        if self.problem != problem:
-            log.warning("dashboard_down", error=problem)
         self.problem = problem
 
 

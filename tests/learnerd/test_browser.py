@@ -34,8 +34,8 @@ def dashboard(site):
     def start(more=""):
         site.configure(f'[telemetry]\nhttp = "127.0.0.1:0"\n{more}\n[stability]\nstarvation_episodes = 3\n')
         process = site.start()
-        site.wait(lambda: '"dashboard"' in site.log(), what="the dashboard")
-        lines = [json.loads(line) for line in site.log().splitlines() if '"dashboard"' in line]
+        site.wait(lambda: '"dashboard_ready"' in site.log(), what="the dashboard")
+        lines = [json.loads(line) for line in site.log().splitlines() if '"dashboard_ready"' in line]
         return process, lines[-1]["url"]
 
     return start

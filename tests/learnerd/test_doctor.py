@@ -76,7 +76,7 @@ def test_a_daemon_that_runs_is_not_disturbed_and_one_episode_is_tried(site, drop
     site.configure("[batch]\nmin_episodes = 1")
     process = site.start()
     drop()
-    site.wait(lambda: '"event": "published"' in site.log(), what="a version")
+    site.wait(lambda: '"event": "cycle_ended"' in site.log(), what="a version")
     before = resting(site)
     result = site.learnerd("doctor", "--json")
     assert result.returncode == 0, result.stdout + result.stderr

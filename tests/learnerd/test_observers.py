@@ -20,7 +20,7 @@ SOON = "import learnerd.dashboard.process as p; p.DashboardProcess.__init__.__kw
 
 def url(site):
     """Where the dashboard says that it listens."""
-    found = [json.loads(line) for line in site.log().splitlines() if '"dashboard"' in line]
+    found = [json.loads(line) for line in site.log().splitlines() if '"dashboard_ready"' in line]
     return found[-1]["url"] if found else None
 
 
