@@ -246,6 +246,7 @@ class Loop:
         if self._mode != "once":
             if not self._watch.ensure_alive():
                 self._next_scan_s = 0.0
+            self._reporter.watch(self._watch.problem)
             self._intake.note(self._watch.take_complete())
         if self._clock.monotonic() >= self._next_scan_s or self._intake.settled:
             self._scan()

@@ -106,6 +106,8 @@ class Repair:
         if any(version > lineage.head for version in damaged):
             self._store.repair_current()
         self._keep_ids(version for version in sorted(damaged) if version in lineage)
+        for version in [lost for lost in self._lost if lost in lineage and lost not in damaged]:
+            self._settle(version, f"version {version} was damaged; its files have been put back")
         off = {version for version in damaged if version not in lineage} | self._skipped(lineage)
         again, more = self._bring_back(sorted(off), damaged)
         return self._report(again, more=more)

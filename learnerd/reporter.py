@@ -40,6 +40,12 @@ BAD_UPDATES = {
 }
 """Why episodes were refused -> alarm, message, remedy."""
 
+UNTIL_HEALTHY = ("cycle_failed", *(alarm for alarm, _, _ in BAD_UPDATES.values()))
+"""Alarms that stand until so many updates in a row went well:"""
+
+HEALTHY_UPDATES = 64
+"""As many as the version of an admitted episode may be behind by default: by then it is from another time."""
+
 
 class Reporter:
     """Turns events of the loop into words.
@@ -62,6 +68,7 @@ class Reporter:
         self._observers = Observers(config)
         self._told = gate.counts()
         self._mute = False
+        self._healthy: dict[str, int] = {}
 
     def ready(self, *, resumed: int) -> None:
         """The first scan is done."""
@@ -140,6 +147,7 @@ class Reporter:
         self._telemetry.note(report)
         self._log_cycle(report, number)
         self._telemetry.clear_alarm("publish_failed")
+        self._count_healthy(report)
         for reason, what in report.set_aside.items():
             self._set_aside(reason, what)
         if report.inferred is not None:
@@ -152,6 +160,7 @@ class Reporter:
 
     def failure(self, alarm: str, error: Exception, remedy: str, *, unexpected: bool = False) -> None:
         """Something went wrong; what it concerns is kept, or set aside, by the caller."""
+        self._healthy[alarm] = 0
         is_new = alarm not in self._telemetry.alarms
         tell = log.error if is_new or unexpected else log.debug
         tell("failed", alarm=alarm, error=str(error), exc_info=error if unexpected else None)
@@ -164,6 +173,15 @@ class Reporter:
         if alarm in self._telemetry.alarms:
             self._telemetry.clear_alarm(alarm)
             self.write_status()
+
+    def watch(self, problem: str) -> None:
+        """File events cannot be had; "": they can."""
+        if not problem:
+            self.recovered("watch_failed")
+            return
+        message = f"file events cannot be had ({problem}): files are found by rescans, every rescan_s"
+        remedy = "raise fs.inotify.max_user_instances and max_user_watches; it is tried again every 10 s"
+        self._raise("watch_failed", message, remedy, level="notice")
 
     def repairs(self, repairs: Repairs) -> None:
         """Damaged versions were found, or brought back; a notice stays once all of it is done."""
@@ -266,8 +284,17 @@ class Reporter:
             for verdict, reasons in counts.items()
         }
 
+    def _count_healthy(self, report: CycleReport) -> None:
+        """End alarms about single updates once enough others went well; one more begins the count again."""
+        learned = 0 if report.learned is None else len(report.learned.reports)
+        for alarm in UNTIL_HEALTHY:
+            self._healthy[alarm] = self._healthy.get(alarm, 0) + learned
+            if self._healthy[alarm] >= HEALTHY_UPDATES:
+                self._telemetry.clear_alarm(alarm)
+
     def _set_aside(self, reason: str, what: str) -> None:
         alarm, message, remedy = BAD_UPDATES[reason]
+        self._healthy[alarm] = 0
         log.error("update_refused", reason=reason, error=what, folder=f"refused/{reason}")
         self._telemetry.raise_alarm(alarm, f"{message}: {what}", remedy)
 

@@ -37,6 +37,9 @@ class SpoolWatch(FileSystemEventHandler):
     Args:
         root: the spool's root.
         wake: set on every arrival.
+
+    Attributes:
+        problem: why nothing can be watched; "" while all is well.
     """
 
     def __init__(self, root: Path, wake: threading.Event) -> None:
@@ -48,6 +51,7 @@ class SpoolWatch(FileSystemEventHandler):
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None
         self._retry_at_s = 0.0
+        self.problem = ""
 
     def start(self) -> None:
         """Begin to watch; call this before the first scan.
@@ -59,8 +63,9 @@ class SpoolWatch(FileSystemEventHandler):
             self._observer = self._observe()
         except OSError as error:
             self._retry_at_s = time.monotonic() + RETRY_S
-            remedy = "raise fs.inotify.max_user_instances and max_user_watches; the rescan goes on"
-            log.warning("watch_failed", error=str(error), remedy=remedy)
+            self.problem = error.strerror or str(error)
+        else:
+            self.problem = ""
 
     def ensure_alive(self) -> bool:
         """Restart a watch that died, or whose inbox was replaced; False when it did: rescan then."""

@@ -83,9 +83,9 @@ class Site:
     def status(self):
         return json.loads(self.learnerd("status", "--json").stdout)
 
-    def start(self, patch=None):
-        """Start the daemon, with ``patch`` applied to it, and wait until it is ready."""
-        command = self.command("run") if patch is None else self.patched(patch, "run")
+    def start(self, patch=None, prefix=()):
+        """Start the daemon, with ``patch`` applied to it, below ``prefix``, and wait until it is ready."""
+        command = [*prefix, *(self.command("run") if patch is None else self.patched(patch, "run"))]
         log = (self.folder / "daemon.log").open("ab")
         process = subprocess.Popen(command, env=self.env, cwd=self.folder, stderr=log, stdout=log)
         log.close()
