@@ -1,13 +1,10 @@
 """Promise 8: steps of the wall clock by two hours neither age fresh files nor stall anything."""
 
 import json
-import mmap
 import random
 import shutil
 import signal
 import socket
-import struct
-import subprocess
 import tempfile
 import threading
 import time
@@ -16,6 +13,7 @@ from pathlib import Path
 
 from live import Live, drop, episode_text
 from outcome import Outcome
+from shifted_clock import Shift, build_shim
 
 NUMBER = 8
 PROMISE = "Clock steps of ±2 h neither age fresh files nor stall anything"
@@ -51,27 +49,6 @@ minibatches = 1
 [store]
 keep_last = 100000
 """
-
-
-class Shift:
-    """The offset of the daemon's wall clock, in a file that its process has mapped."""
-
-    def __init__(self, folder):
-        self.path = folder / "offset"
-        self.path.write_bytes(struct.pack("q", 0))
-        with self.path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 8)
-
-    @property
-    def seconds(self):
-        return struct.unpack("q", self._map[:8])[0] / 1e9
-
-    def step(self, seconds):
-        self._map[:8] = struct.pack("q", int((self.seconds + seconds) * 1e9))
-
-    def now(self):
-        """What the daemon's wall clock says."""
-        return time.time() + self.seconds
 
 
 class Beats:
@@ -126,7 +103,7 @@ def run(*, trials, seed, progress):
     """Step the clock of a real daemon ``trials`` times, with files before, during and after each step."""
     folder = Path(tempfile.mkdtemp(prefix="p08-"))
     try:
-        library = _build(folder)
+        library = build_shim(folder)
         if library is None:
             return Outcome(
                 trials=0, violations=(), figure="not run", skipped="no C compiler for the clock shim"
@@ -281,14 +258,3 @@ class _Campaign:
         if self.beats.longest_s > 2 * HEARTBEAT_S:
             self.broken.append(f"{self.beats.longest_s:.1f} s without a beat")
         return [*self.wrong, *(f"{name} learned twice" for name in twice), *self.broken]
-
-
-def _build(folder):
-    """Compile the shim; None without a compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    library = folder / "shifted_clock.so"
-    source = Path(__file__).with_name("shifted_clock.c")
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
-    return library

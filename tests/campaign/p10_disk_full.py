@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from live import Live, episode_text
 from outcome import Outcome
+from small_disk import Disk
 
 from experience.archive import read_shard
 from policies.actor import Actor
@@ -34,7 +34,6 @@ EARLY = 0.6
 MOST_S = 15.0
 """A rescan, a decoder that starts anew and an update take 3 s; on a machine that others keep busy more."""
 GOOD = 12
-TMPFS = "size=48m,nr_inodes=24k"
 
 CONFIG = f"""
 [policy]
@@ -54,42 +53,6 @@ minibatches = 1
 [store]
 keep_last = 100000
 """
-
-
-class Disk:
-    """A small file system of its own, which can be filled up."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        folder.mkdir(parents=True)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", TMPFS, "tmpfs", folder], check=True, capture_output=True
-        )
-
-    def fill(self, *, inodes, leave):
-        """Leave room for ``leave`` blocks of 4 KiB, or for as many inodes."""
-        if inodes:
-            self._fill_inodes(leave)
-        else:
-            free = os.statvfs(self.folder)
-            size = (free.f_bavail - leave) * free.f_frsize
-            if size > 0:
-                with (self.folder / "ballast").open("wb") as file, contextlib.suppress(OSError):
-                    os.posix_fallocate(file.fileno(), 0, size)
-
-    def _fill_inodes(self, leave):
-        ballast = self.folder / "ballast.d"
-        ballast.mkdir(exist_ok=True)
-        with contextlib.suppress(OSError):
-            for number in range(max(0, os.statvfs(self.folder).f_ffree - leave)):
-                (ballast / str(number)).touch()
-
-    def empty(self):
-        (self.folder / "ballast").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "ballast.d", ignore_errors=True)
-
-    def close(self):
-        subprocess.run(["umount", "-l", self.folder], check=False, capture_output=True)
 
 
 class Client:

@@ -20,7 +20,7 @@ def decoder_complaint(case: Case, result) -> str:
     else:
         found = [problem.reason for problem in result.decoded.problems]
         episodes = len(result.decoded.episodes)
-    if episodes != readable or not _match(expected, found):
+    if episodes != readable or not matches(expected, found):
         return f"{case.name!r}: {episodes} episodes and {found}, expected {readable} and {expected}"
     return ""
 
@@ -35,28 +35,31 @@ def daemon_complaints(cases: list[Case], records: list[dict], learned: Counter) 
     """
     complaints = []
     for case in cases:
-        own = [record for record in records if _same_name(record["name"], case.name)]
+        own = [record for record in records if is_name(record["name"], case.name)]
         found = [(record["verdict"], record["reason"]) for record in own]
         expected = [f"{verdict}:{reason}" for verdict, reason in case.records]
         texts = [f"{verdict}:{reason}" for verdict, reason in found]
-        count = sum(n for name, n in learned.items() if _same_name(name, case.name))
+        count = sum(n for name, n in learned.items() if is_name(name, case.name))
         alternatives = [text.replace("|", f"|{text.partition(':')[0]}:") for text in expected]
-        if count != case.learned or not _match(alternatives, texts):
+        if count != case.learned or not matches(alternatives, texts):
             complaints.append(
                 f"{case.name!r}: {count} learned and {texts}, expected {case.learned} and {expected}"
             )
     return complaints
 
 
-def _same_name(found: str, name: str) -> bool:
-    """Claims shorten long names, keeping their beginning; the ledger escapes bytes that are no text."""
+def is_name(found: str, name: str) -> bool:
+    """Whether ``found`` is a record's or a ledger's way to write ``name``.
+
+    Claims shorten long names, keeping their beginning; the ledger escapes bytes that are no text.
+    """
     escaped = name.encode(errors="backslashreplace").decode()
     shortened = len(os.fsencode(name)) > 200 and "~" in found and name[:100] == found[:100]
     return found in (name, escaped) or shortened
 
 
-def _match(expected: list[str], found: list[str]) -> bool:
-    """Each expectation may allow several reasons, with "|" between them."""
+def matches(expected: list[str], found: list[str]) -> bool:
+    """Whether they are the same, in any order; "|" separates the reasons that an expectation allows."""
     rest = list(found)
     for reasons in expected:
         hit = next((reason for reason in rest if reason in reasons.split("|")), None)
