@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
@@ -98,10 +98,25 @@ class Episode:
         for name in ("started_at", "ended_at", "ingested_at"):
             value = getattr(self, name)
             if value is not None:
-                self.__dict__[name] = round(float(value), 6)
+                vars(self)[name] = round(float(value), 6)
         for array in (self.action, self.reward, self.obs, self.logp, self.mask, self.policy_version_step):
             if array is not None and array.flags.writeable:
                 array.setflags(write=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Episode":
+        """Return ``Episode(**values)``, checked as such: a frozen dataclass sets field by field, and takes longer.
+
+        Raises:
+            TypeError: a field that is not known, or one that is missing.
+        """
+        episode = object.__new__(cls)
+        vars(episode).update(_DEFAULTS, extensions={})
+        vars(episode).update(values)
+        if vars(episode).keys() != cls.__dataclass_fields__.keys():
+            raise TypeError(f"fields {sorted(values)}; accepted: those of Episode")
+        episode.__post_init__()
+        return episode
 
     @cached_property
     def key(self) -> EpisodeKey:
@@ -140,6 +155,7 @@ class Episode:
         return digest.hexdigest()
 
 
+_DEFAULTS = {item.name: item.default for item in fields(Episode) if item.default is not MISSING}
 _SORTED_JSON = json.JSONEncoder(sort_keys=True)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_ID_CHARACTERS = 256
@@ -197,8 +213,8 @@ def _check_values(episode: Episode) -> None:
     if episode.action.dtype.kind != "i":
         return
     if episode.action.size:
-        for extreme in (int(np.minimum.reduce(episode.action, None)), int(np.maximum.reduce(episode.action, None))):
+        for extreme in (int(episode.action.min()), int(episode.action.max())):
             if not 0 <= extreme <= MAX_ACTION:
                 raise reject("bad_value", "action", extreme, f"integers 0 … {MAX_ACTION}")
-    if episode.logp is not None and (highest := float(np.maximum.reduce(episode.logp))) > 1e-6:  # noqa: PLR2004 - rounding in float32
+    if episode.logp is not None and (highest := float(episode.logp.max())) > 1e-6:  # noqa: PLR2004 - rounding in float32
         raise reject("bad_value", "logp", highest, "log-probabilities <= 0")

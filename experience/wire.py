@@ -146,7 +146,7 @@ def _episode(row: Mapping[str, Any], body: memoryview) -> Episode:
     for name in _TUPLES:
         if name in values:
             values[name] = tuple(values[name])
-    return Episode(**values)
+    return Episode.of(values)
 
 
 def _array(entry: Sequence[Any], body: memoryview) -> NDArray[Any]:

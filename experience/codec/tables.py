@@ -117,7 +117,8 @@ class TableReader:
                 steps[name] = NestedColumn(name, column)
             else:
                 cells[name] = cell_values(name, column, text=from_unicode if self._ours else None)
-        return _Batch(steps, cells)
+        given = {name: values for name, values in cells.items() if values.count(None) < len(values)}
+        return _Batch(steps, given)
 
     def _add_row(self, batch: _Batch, row: int) -> None:
         index = self._n_rows
