@@ -101,9 +101,7 @@ def admit_all(episodes: Sequence[Episode], rules: Rules, sights: Sequence[Sight]
     passed = [i for i, e in enumerate(episodes) if verdicts[i] is None and e.logp is not None]
     if passed and rules.logp_tolerance and shape is not None:
         chosen, log_probs = [episodes[i] for i in passed], sights[0].log_probs
-        found = logp_mismatches(
-            chosen, log_probs, observation_shape=shape, tolerance=rules.logp_tolerance
-        )
+        found = logp_mismatches(chosen, log_probs, observation_shape=shape, tolerance=rules.logp_tolerance)
         for place, problem in found.items():
             verdicts[passed[place]] = problem
     return verdicts

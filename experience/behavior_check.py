@@ -20,7 +20,7 @@ None when what it acted with is gone.
 """
 
 MOST_STEPS = 8192
-"""Steps of several short episodes whose log-probabilities are computed together: beyond, nothing is gained."""
+"""Steps of short episodes whose log-probabilities are computed together: beyond, nothing is gained."""
 
 
 class _Stretch(NamedTuple):
@@ -73,9 +73,11 @@ def _by_version(episodes: Sequence[Episode]) -> Mapping[tuple[int, bool], list[_
     for place, episode in enumerate(episodes):
         by_step = episode.policy_version_step
         for version in acting_versions(episode):
-            steps = slice(episode.n_steps) if by_step is None else np.flatnonzero(by_step == version)
-            n_steps = episode.n_steps if by_step is None else len(steps)
-            stretch = _Stretch(place, episode, steps, n_steps)
+            if by_step is None:
+                stretch = _Stretch(place, episode, slice(episode.n_steps), episode.n_steps)
+            else:
+                steps = np.flatnonzero(by_step == version)
+                stretch = _Stretch(place, episode, steps, len(steps))
             stretches[version, episode.mask is not None].append(stretch)
     return stretches
 

@@ -28,8 +28,9 @@ class EpisodeKey(NamedTuple):
 
     def digest(self) -> bytes:
         """16 bytes that stand for the key in the ledger: sha256 over its JSON, cut."""
-        client, episode, agent = map(encode_basestring_ascii, (self.client_id, self.episode_id, self.agent_id))
-        text = f"[{client}, {episode}, {self.segment}, {agent}]"  # as json.dumps(list(self)), several times as fast
+        texts = self.client_id, self.episode_id, self.agent_id
+        client, episode, agent = map(encode_basestring_ascii, texts)
+        text = f"[{client}, {episode}, {self.segment}, {agent}]"  # as json.dumps, in a third of the time
         return hashlib.sha256(text.encode()).digest()[:16]
 
 
@@ -105,7 +106,7 @@ class Episode:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Episode":
-        """Return ``Episode(**values)``, checked as such: a frozen dataclass sets field by field, and takes longer.
+        """Return ``Episode(**values)``, checked as such, in less time than a frozen dataclass takes.
 
         Raises:
             TypeError: a field that is not known, or one that is missing.

@@ -23,6 +23,7 @@ from learnerd.clock import Clock
 from learnerd.lineage import Lineage
 from learnerd.starvation import Starvation, Starved
 from policies.behavior import log_probs
+from policies.checkpoint import Checkpoint, LedgerEntry
 from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
@@ -140,6 +141,11 @@ class Gate:
                 self._held.add(rest.claim.id)
             return rest
 
+    def published(self, version: Checkpoint, entries: Iterable[LedgerEntry]) -> None:
+        """Take in a version that this process has just published; the next look need not read it."""
+        with self._lock:
+            self._store.note(version, entries)
+
     def held(self) -> frozenset[str]:
         """Ids of the claims that passed and wait to be learned from.
 
@@ -157,8 +163,12 @@ class Gate:
 
     def _judge(self, arrival: Arrival) -> Arrival:
         with self._lock:
-            verdicts = admit_all(arrival.episodes, self._rules, [self._sight(e, arrival) for e in arrival.episodes])
-            problems = {e.key: problem for e, problem in zip(arrival.episodes, verdicts, strict=True) if problem}
+            verdicts = admit_all(
+                arrival.episodes, self._rules, [self._sight(e, arrival) for e in arrival.episodes]
+            )
+            problems = {
+                e.key: problem for e, problem in zip(arrival.episodes, verdicts, strict=True) if problem
+            }
             rest = self._set_aside(arrival, problems)
             if not rest.episodes:
                 self.finish(rest)

@@ -42,7 +42,9 @@ def decode(
     Raises:
         InputError: the whole file cannot be read; ``truncated`` when it may merely be cut short.
     """
-    source = Source(name=name, sha256=source_sha256, ingested_at=ingested_at, limits=limits or _DEFAULT_LIMITS)
+    source = Source(
+        name=name, sha256=source_sha256, ingested_at=ingested_at, limits=limits or _DEFAULT_LIMITS
+    )
     read = _reader(name)
     if len(data) > source.limits.max_file_bytes:
         raise reject("too_large", "file size", len(data), f"at most {source.limits.max_file_bytes} bytes")

@@ -216,7 +216,7 @@ def test_a_client_starves_until_something_of_it_is_learned(state, gate, make_epi
     refused(admitting, *bad[2:4])
     assert admitting.starved() is None  # something of it waits to be learned from
     (verdict,) = admit_all([bad[0]], admitting._rules, [admitting._sight(bad[0], good)])
-        admitting.refuse_all(good, verdict)
+    admitting.refuse_all(good, verdict)
     assert "client 'bot'" in admitting.starved().message
     good = admitting.sort(arrival(admitting, make_episode("good2")))
     admitting.learned(good)
