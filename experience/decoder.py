@@ -33,6 +33,9 @@ _START_DEADLINE_S = 60.0
 _PIPE_BYTES = 2**20
 """How far the child reads ahead while the learner is busy: 60 files of 15 kB."""
 _CHUNK_BYTES = 2**18
+_MANY_JOBS, _GATHER_S = 8, 0.002
+"""While many results are to come, about ten of small files at a time: where both processes share a core, each
+switch between them costs them what they have in the caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,7 @@ class Decoder:
     def _results(self, child: "_Child", left: deque[tuple[int, DecodeJob]]) -> Iterator[DecodeResult]:
         """Yield results and take their jobs off ``left``, until the child fails."""
         while left:
-            message = child.receive(self._deadline_s)
+            message = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
             number, job = left[0]
             if message.job != number:
                 raise _ChildFailedError
@@ -213,6 +216,7 @@ class _Child:
         self._max_frame_bytes = max_frame_bytes
         self._received, self._chunk = bytearray(), bytearray(_CHUNK_BYTES)
         self._unsent = memoryview(b"")
+        self._gather_s = 0.0
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
         self._stopped = threading.Event()
@@ -235,9 +239,15 @@ class _Child:
         self._poll.register(self._input, select.POLLOUT)
         self._write_some()
 
-    def receive(self, deadline_s: float) -> wire.Message:
-        """Wait for the next frame, and write what is queued meanwhile."""
+    def receive(self, deadline_s: float, *, gather: bool = False) -> wire.Message:
+        """Wait for the next frame, and write what is queued meanwhile.
+
+        Args:
+            deadline_s: seconds to wait.
+            gather: when it has to wait, let some more frames come, so as not to be woken by each.
+        """
         until_s = time.monotonic() + deadline_s
+        self._gather_s = _GATHER_S if gather else 0.0
         with self._in_use:
             if self._stopped.is_set():
                 raise _ChildFailedError
@@ -264,6 +274,7 @@ class _Child:
             raise _ChildFailedError
         for descriptor, _ in self._poll.poll(1000 * left_s + 1):
             if descriptor == self._output.fileno():
+                time.sleep(self._gather_s)
                 self._fill()
             else:
                 self._write_some()
