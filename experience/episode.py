@@ -213,9 +213,9 @@ def _check_values(episode: Episode) -> None:
             raise reject("not_finite", f"{name}[{where}]", str(value), "finite numbers")
     if episode.action.dtype.kind != "i":
         return
-    if episode.action.size:
-        for extreme in (int(episode.action.min()), int(episode.action.max())):
-            if not 0 <= extreme <= MAX_ACTION:
-                raise reject("bad_value", "action", extreme, f"integers 0 … {MAX_ACTION}")
+    action = episode.action
+    if action.size and action.view(f"u{action.itemsize}").max() > MAX_ACTION:  # without its sign -1 is large
+        extreme = int(action.min()) if action.min() < 0 else int(action.max())
+        raise reject("bad_value", "action", extreme, f"integers 0 … {MAX_ACTION}")
     if episode.logp is not None and (highest := float(episode.logp.max())) > 1e-6:  # noqa: PLR2004 - rounding in float32
         raise reject("bad_value", "logp", highest, "log-probabilities <= 0")
