@@ -4,14 +4,14 @@ Each rule is a small pure function of one episode and the rules; the first that 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experience.collate import widen
+from experience.behavior_check import LogProbs, acting_versions, logp_mismatches
 from experience.episode import Episode
 from experience.errors import Problem, reject
 from experience.fit import action_problem, choices_mask_problem, definition_problem, observation_problem
@@ -34,14 +34,6 @@ MAX_INFERRED = 2**18
 """Most numbers in an observation, and most actions, of a policy that the first episodes define.
 
 One file must not make the daemon build a network of gigabytes; a config that names the spaces may.
-"""
-
-LogProbs = Callable[
-    [int, NDArray[np.float32], NDArray[Any], NDArray[np.bool_] | None], NDArray[np.float64] | None
-]
-"""(version, obs [N, …], action [N] or [N, A], mask [N, n]) -> log-probabilities [N] under that version.
-
-None when what it acted with is gone.
 """
 
 Rejected = Callable[[int], tuple[int, int] | None]
@@ -96,19 +88,27 @@ class Sight:
 
 def admit(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
     """Say why ``episode`` is refused, or None when it is admitted."""
-    for rule in (
-        _complete,
-        _in_range,
-        _not_ahead,
-        _young,
-        _known_version,
-        _not_rejected,
-        _fresh,
-        _observation_fits,
-        _action_fits,
-        _mask_fits,
-        _logp_agrees,
-    ):
+    return admit_all([episode], rules, [sight])[0]
+
+
+def admit_all(episodes: Sequence[Episode], rules: Rules, sights: Sequence[Sight]) -> list[Problem | None]:
+    """Say of each episode what ``admit`` says.
+
+    What the log-probabilities of all that pass the other rules should be is computed together.
+    """
+    verdicts = [_objection(e, rules, sight) for e, sight in zip(episodes, sights, strict=True)]
+    shape = rules.observation_shape
+    passed = [i for i, e in enumerate(episodes) if verdicts[i] is None and e.logp is not None]
+    if passed and rules.logp_tolerance and shape is not None:
+        chosen, log_probs = [episodes[i] for i in passed], sights[0].log_probs
+        found = logp_mismatches(chosen, log_probs, observation_shape=shape, tolerance=rules.logp_tolerance)
+        for place, problem in found.items():
+            verdicts[passed[place]] = problem
+    return verdicts
+
+
+def _objection(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
+    for rule in _RULES:
         problem = rule(episode, rules, sight)
         if problem is not None:
             return problem
@@ -152,13 +152,6 @@ def _young(_episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
         accepted = f"at most {rules.max_age_s:g} s ([admission] max_age_s)"
         return _problem("too_old", "ended_at", f"{sight.age_s:.0f} s ago", accepted)
     return None
-
-
-def acting_versions(episode: Episode) -> list[int]:
-    """Return the versions that acted, ascending; [] when none of ours did, or the episode does not say."""
-    if episode.policy_version_step is not None:
-        return [int(version) for version in np.unique(episode.policy_version_step) if version > 0]
-    return [episode.policy_version] if episode.policy_version else []
 
 
 def _known_version(episode: Episode, _rules: Rules, sight: Sight) -> Problem | None:
@@ -280,34 +273,16 @@ def _mask_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | None:
     return None
 
 
-def _logp_agrees(episode: Episode, rules: Rules, sight: Sight) -> Problem | None:
-    """What the client logged is what the version that it names gives; a version that is gone says nothing."""
-    if episode.logp is None or not rules.logp_tolerance or rules.observation_shape is None:
-        return None
-    for version, steps in _steps_by_version(episode):
-        mask = None if episode.mask is None else episode.mask[steps]
-        obs = widen(episode.obs[: episode.n_steps][steps], rules.observation_shape)
-        found = sight.log_probs(version, obs, episode.action[steps], mask)
-        if found is None:
-            continue
-        claimed = episode.logp[steps]
-        worst = int(np.argmax(np.abs(claimed - found)))
-        if not abs(claimed[worst] - found[worst]) <= rules.logp_tolerance:
-            step = int(np.arange(episode.n_steps)[steps][worst])
-            value = f"{claimed[worst]:.6g}, version {version} gives {found[worst]:.6g}"
-            return _problem("logp_mismatch", f"logp[{step}]", value, _accepted_logp(rules))
-    return None
-
-
-def _steps_by_version(episode: Episode) -> Iterator[tuple[int, Any]]:
-    """(version, index of the steps that it acted in) for each version of ours."""
-    for version in acting_versions(episode):
-        by_step = episode.policy_version_step
-        yield version, slice(None) if by_step is None else by_step == version
-
-
-def _accepted_logp(rules: Rules) -> str:
-    return (
-        f"what that version gives, within {rules.logp_tolerance:g} ([admission] logp_tolerance); "
-        "a client that acts with a temperature or epsilon of its own leaves policy_version out"
-    )
+_RULES = (
+    _complete,
+    _in_range,
+    _not_ahead,
+    _young,
+    _known_version,
+    _not_rejected,
+    _fresh,
+    _observation_fits,
+    _action_fits,
+    _mask_fits,
+)
+"""In this order; what the log-probabilities should be is asked last, of those that fit the policy."""

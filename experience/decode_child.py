@@ -7,6 +7,7 @@ input closes, and leaves signals to the parent, which outlives it.
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -36,6 +37,7 @@ def main() -> int:
     settings = json.loads(sys.argv[1])
     _set_limits(settings["address_space_bytes"])
     output = _take_output()
+    gc.freeze()  # what has been imported lives as long as the process: no collection need look at it
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, output, Limits(**settings["limits"]))
     return 0

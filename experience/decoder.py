@@ -5,17 +5,16 @@ child is a fresh interpreter (never a fork of a process that holds torch), start
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
-import selectors
+import select
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -34,6 +33,9 @@ _START_DEADLINE_S = 60.0
 _PIPE_BYTES = 2**20
 """How far the child reads ahead while the learner is busy: 60 files of 15 kB."""
 _CHUNK_BYTES = 2**18
+_MANY_JOBS, _GATHER_S = 8, 0.002
+"""While many results are to come, about ten of small files at a time: where both processes share a core, each
+switch between them costs them what they have in the caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +111,16 @@ class Decoder:
         """
         self._ready_child()
 
-    def decode(self, jobs: Sequence[DecodeJob]) -> Iterator[DecodeResult]:
+    def decode(
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+    ) -> Iterator[DecodeResult]:
         """Yield one result a job, in order; the child works ahead while the caller looks at them.
 
         Ends early when ``close`` is called meanwhile. Leaving the iterator before its end stops the child.
+
+        Args:
+            jobs: the files.
+            meanwhile: what must be done before the first result counts; the child has begun by then.
 
         Raises:
             DecoderDied: the child cannot be started.
@@ -121,21 +129,28 @@ class Decoder:
         while left and not self._closed:
             try:
                 with contextlib.suppress(_ChildFailedError):
-                    yield from self._run(left)
+                    child = self._begin(left)
+                    meanwhile()
+                    meanwhile = lambda: None  # noqa: E731 - once, however many children it takes
+                    if child is not None:
+                        yield from self._results(child, left)
             finally:
                 if left:
                     self._drop_child()
             if left and not self._closed:
                 yield DecodeResult(job=left.popleft()[1], died=True)
 
-    def _run(self, left: deque[tuple[int, DecodeJob]]) -> Iterator[DecodeResult]:
-        """Yield results and take their jobs off ``left``, until the child fails."""
+    def _begin(self, left: Iterable[tuple[int, DecodeJob]]) -> "_Child | None":
+        """Give a child the jobs that are left; None when closed."""
         child = self._ready_child()
-        if child is None:
-            return
-        child.send(b"".join(_line(number, job) for number, job in left))
+        if child is not None:
+            child.send(b"".join(_line(number, job) for number, job in left))
+        return child
+
+    def _results(self, child: "_Child", left: deque[tuple[int, DecodeJob]]) -> Iterator[DecodeResult]:
+        """Yield results and take their jobs off ``left``, until the child fails."""
         while left:
-            message = child.receive(self._deadline_s)
+            message = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
             number, job = left[0]
             if message.job != number:
                 raise _ChildFailedError
@@ -199,8 +214,11 @@ class _Child:
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._output.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._max_frame_bytes = max_frame_bytes
-        self._received = bytearray()
+        self._received, self._chunk = bytearray(), bytearray(_CHUNK_BYTES)
         self._unsent = memoryview(b"")
+        self._gather_s = 0.0
+        self._poll = select.poll()
+        self._poll.register(self._output, select.POLLIN)
         self._stopped = threading.Event()
         self._in_use = threading.Lock()
 
@@ -216,63 +234,71 @@ class _Child:
         return self._process.returncode
 
     def send(self, data: bytes) -> None:
-        """Queue bytes; they go out while results are waited for."""
+        """Write what fits into the pipe; the rest goes out while results are waited for."""
         self._unsent = memoryview(data)
+        self._poll.register(self._input, select.POLLOUT)
+        self._write_some()
 
-    def receive(self, deadline_s: float) -> wire.Message:
-        """Wait for the next frame, and write what is queued meanwhile."""
+    def receive(self, deadline_s: float, *, gather: bool = False) -> wire.Message:
+        """Wait for the next frame, and write what is queued meanwhile.
+
+        Args:
+            deadline_s: seconds to wait.
+            gather: when it has to wait, let some more frames come, so as not to be woken by each.
+        """
         until_s = time.monotonic() + deadline_s
-        with self._in_use, selectors.DefaultSelector() as selector:
+        self._gather_s = _GATHER_S if gather else 0.0
+        with self._in_use:
             if self._stopped.is_set():
                 raise _ChildFailedError
-            selector.register(self._output, selectors.EVENT_READ)
-            if self._unsent:
-                selector.register(self._input, selectors.EVENT_WRITE)
             try:
-                prefix = self._read(selector, wire.PREFIX.size, until_s)
+                prefix = self._read(wire.PREFIX.size, until_s)
                 size_bytes = wire.frame_bytes(prefix)
                 if size_bytes > self._max_frame_bytes:
                     raise _ChildFailedError
-                return wire.decode(prefix, self._read(selector, size_bytes, until_s))
+                return wire.decode(prefix, self._read(size_bytes, until_s))
             except (BadFrame, OSError) as error:
                 raise _ChildFailedError from error
 
-    def _read(self, selector: selectors.BaseSelector, size_bytes: int, until_s: float) -> bytes:
+    def _read(self, size_bytes: int, until_s: float) -> bytes:
         while len(self._received) < size_bytes:
             if self._unsent or not self._fill():
-                self._wait(selector, until_s)
+                self._wait(until_s)
         result = bytes(memoryview(self._received)[:size_bytes])
         del self._received[:size_bytes]
         return result
 
-    def _wait(self, selector: selectors.BaseSelector, until_s: float) -> None:
+    def _wait(self, until_s: float) -> None:
         left_s = until_s - time.monotonic()
         if left_s <= 0 or self._stopped.is_set():
             raise _ChildFailedError
-        for key, _ in selector.select(left_s):
-            if key.fileobj is self._output:
+        for descriptor, _ in self._poll.poll(1000 * left_s + 1):
+            if descriptor == self._output.fileno():
+                time.sleep(self._gather_s)
                 self._fill()
-                continue
-            self._write_some()
-            if not self._unsent:
-                selector.unregister(self._input)
+            else:
+                self._write_some()
 
     def _write_some(self) -> None:
         """Write what fits. When the child has gone, what it answered before must still be read."""
         try:
             self._unsent = self._unsent[os.write(self._input.fileno(), self._unsent[:_CHUNK_BYTES]) :]
+        except BlockingIOError:
+            return
         except BrokenPipeError:
             self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._poll.unregister(self._input)
 
     def _fill(self) -> bool:
         """Read what is there; False when nothing is."""
         try:
-            part = os.read(self._output.fileno(), _CHUNK_BYTES)
+            count = os.readv(self._output.fileno(), [self._chunk])
         except BlockingIOError:
             return False
-        if not part:
+        if not count:
             raise _ChildFailedError
-        self._received += part
+        self._received += memoryview(self._chunk)[:count]
         return True
 
     def stop(self) -> None:
@@ -286,7 +312,7 @@ class _Child:
 
 
 def _line(number: int, job: DecodeJob) -> bytes:
-    return json.dumps({"job": number, **dataclasses.asdict(job)}).encode() + b"\n"
+    return json.dumps({"job": number, **vars(job)}).encode() + b"\n"
 
 
 def _environment() -> dict[str, str]:

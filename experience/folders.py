@@ -4,13 +4,19 @@ import contextlib
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from experience.ids import uuid7
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SETTLED_NS = 2_000_000_000
 """A folder changed more recently may change again within the same tick of its timestamp."""
+_QUICK_S = 0.005
+"""A folder of a thousand files; what takes no longer is read whenever it has changed."""
+_PAUSE = 100.0
+"""Times its own cost between two readings of a folder that takes longer: a hundredth of the time at most."""
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -83,14 +89,29 @@ def tree_bytes(path: Path) -> int:
         return 0
 
 
+class _Measured(NamedTuple):
+    """What a folder held. ``changed_ns`` is None where it may have changed within the same tick since."""
+
+    changed_ns: int | None
+    own_bytes: int
+    below: list[str]
+    again_s: float
+
+
 class FolderSizes:
     """Measures trees of files that are renamed into place: an unchanged folder is not read again.
 
-    Works on text, not Paths: these take quadratic time in the depth of the nesting.
+    One with so many files that reading it takes a while is read again only after a multiple of that while,
+    however often it changes: its figure is that old. Works on text, not Paths: these take quadratic time in
+    the depth of the nesting.
+
+    Args:
+        clock: monotonic seconds.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int, list[str]]] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._known: dict[str, _Measured] = {}
+        self._clock = clock
 
     def measure(self, folder: Path) -> int:
         """Add up the sizes of the files in ``folder`` and below, in bytes; a missing one is empty."""
@@ -105,13 +126,20 @@ class FolderSizes:
         known = self._known.pop(folder, None)
         try:
             changed_ns = os.lstat(folder).st_mtime_ns
-            if known is None or known[0] != changed_ns:
-                known = (changed_ns, *_read(folder))
+            if known is None or (known.changed_ns != changed_ns and self._clock() >= known.again_s):
+                known = self._measured(folder, changed_ns)
         except OSError:
             return 0, []
-        if time.time_ns() - changed_ns > _SETTLED_NS:
-            self._known[folder] = known
-        return known[1], known[2]
+        self._known[folder] = known
+        return known.own_bytes, known.below
+
+    def _measured(self, folder: str, changed_ns: int) -> _Measured:
+        begun_s = time.thread_time()
+        own_bytes, below = _read(folder)
+        cost_s = time.thread_time() - begun_s
+        settled = time.time_ns() - changed_ns > _SETTLED_NS
+        again_s = self._clock() + (_PAUSE * cost_s if cost_s > _QUICK_S else 0.0)
+        return _Measured(changed_ns if settled else None, own_bytes, below, again_s)
 
 
 def _read(folder: str) -> tuple[int, list[str]]:

@@ -39,7 +39,9 @@ def _to_unicode(text: str | None) -> str | None:
 
 def from_unicode(text: str | None) -> str | None:
     """Give back what ``_to_unicode`` made storable."""
-    return None if text is None else _STORED.sub(lambda match: chr(int(match[1], 16)), text)
+    if text is None or "\ufffd" not in text:
+        return text
+    return _STORED.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,8 +109,12 @@ class Spool:
         waiting = self.waiting()
         return len(waiting), waiting[0].mtime_s if waiting else None
 
-    def claim(self, name: str) -> Claim | None:
+    def claim(self, name: str, *, attempt: int = 0) -> Claim | None:
         """Take ``name`` out of the inbox by one rename, onto a name that cannot exist yet.
+
+        Args:
+            name: in the inbox.
+            attempt: 1 when it is to be parsed at once: that saves a rename.
 
         Returns:
             None when it is gone, or begins with a dot: such names are not for us.
@@ -122,7 +126,7 @@ class Spool:
             raise ValueError(f"{name!r} is not the name of a file")
         if name.startswith("."):
             return None
-        claim = claim_in(self._claimed, uuid7(), 0, shortened(name))
+        claim = claim_in(self._claimed, uuid7(), attempt, shortened(name))
         source = f"{self._inbox_text}/{name}"
         try:
             os.rename(source, claim.path)  # noqa: PTH104 - a Path a file costs as much as the rename

@@ -14,6 +14,9 @@ MAX_NUMBER_CHARACTERS = 64
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NUMBER_BYTES = b"-+.0123456789eE"
+_DIGITS_ALIKE = bytes(ord("0") if byte in _NUMBER_BYTES else ord(" ") for byte in range(256))
+"""Translates what numbers are written with to one digit: a long run of it is found at the speed of memory."""
 
 
 def parse_json(
@@ -95,10 +98,9 @@ def _check_depth(data: bytes, field: str, max_depth: int) -> None:
 
 
 def _check_numbers(data: bytes, field: str, max_characters: int) -> None:
-    pattern = _long_number(max_characters)
-    if pattern.search(data) is None:
+    if b"0" * (max_characters + 1) not in data.translate(_DIGITS_ALIKE):
         return
-    match = pattern.search(_STRING.sub(b'""', data))
+    match = _long_number(max_characters).search(_STRING.sub(b'""', data))
     if match is not None:
         value = f"a number of more than {max_characters} characters: {match[0][:32].decode()}..."
         raise reject("too_large", field, value, f"numbers of at most {max_characters} characters")

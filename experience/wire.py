@@ -22,9 +22,16 @@ from experience.errors import BadFrame, InputError, Problem
 PREFIX = struct.Struct("<4sIQ")
 _MAGIC = b"LRN1"
 _ALIGNMENT_BYTES = 16
+_ZEROS = bytes(_ALIGNMENT_BYTES)
 _ARRAYS = ("obs", "action", "reward", "logp", "mask", "policy_version_step")
 _DTYPES = frozenset(np.dtype(kind).str for kind in (np.float32, np.float64, np.int64, np.uint8, np.bool_))
-_SCALARS = tuple(item.name for item in dataclasses.fields(Episode) if item.name not in _ARRAYS)
+_SCALARS: Mapping[str, Any] = {
+    item.name: {} if item.name == "extensions" else item.default
+    for item in dataclasses.fields(Episode)
+    if item.name not in _ARRAYS
+}
+"""Field -> its default, which is left out: most episodes give few of them."""
+_TUPLES = ("tags", "observation_shape")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,32 +53,45 @@ class Message:
 
 def encode(message: Message) -> list[bytes | memoryview]:
     """Return the frame in pieces, to be written one after another; arrays are not copied."""
-    body: list[bytes | memoryview] = []
-    offset = 0
-    rows = []
+    body = _Body()
     decoded = message.decoded
-    for episode in decoded.episodes if decoded else ():
-        row = {name: getattr(episode, name) for name in _SCALARS}
-        row["arrays"] = {}
-        for name in _ARRAYS:
-            array = getattr(episode, name)
-            if array is None:
-                continue
-            row["arrays"][name] = [array.dtype.str, array.shape, offset]
-            padding = -array.nbytes % _ALIGNMENT_BYTES
-            body += [np.ascontiguousarray(array).data.cast("B"), bytes(padding)]
-            offset += array.nbytes + padding
-        rows.append(row)
     header = {
         "job": message.job,
         "mtime_s": message.mtime_s,
         "problem": _problem_row(message.problem),
-        "episodes": rows if decoded else None,
+        "episodes": [_row(episode, body) for episode in decoded.episodes] if decoded else None,
         "problems": [_problem_row(problem) for problem in decoded.problems] if decoded else [],
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-    return [PREFIX.pack(_MAGIC, len(text), offset), text, *body]
+    return [PREFIX.pack(_MAGIC, len(text), body.n_bytes), text, *body.parts]
+
+
+class _Body:
+    """The arrays' bytes, one after another."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes | memoryview] = []
+        self.n_bytes = 0
+
+    def add(self, array: NDArray[Any]) -> list[Any]:
+        """Return [dtype, shape, offset]."""
+        entry = [array.dtype.str, array.shape, self.n_bytes]
+        n_bytes = array.nbytes
+        self.parts.append(np.ascontiguousarray(array).data.cast("B"))
+        if padding := -n_bytes % _ALIGNMENT_BYTES:
+            self.parts.append(_ZEROS[:padding])
+        self.n_bytes += n_bytes + padding
+        return entry
+
+
+def _row(episode: Episode, body: _Body) -> dict[str, Any]:
+    fields = vars(episode)
+    row: dict[str, Any] = {
+        name: value for name, default in _SCALARS.items() if (value := fields[name]) != default
+    }
+    row["arrays"] = {name: body.add(array) for name in _ARRAYS if (array := fields[name]) is not None}
+    return row
 
 
 def frame_bytes(prefix: bytes) -> int:
@@ -121,18 +141,17 @@ def _message(header: Mapping[str, Any], body: memoryview) -> Message:
 
 
 def _episode(row: Mapping[str, Any], body: memoryview) -> Episode:
-    values = {name: row[name] for name in _SCALARS}
-    values["tags"] = tuple(values["tags"])
-    if values["observation_shape"] is not None:
-        values["observation_shape"] = tuple(values["observation_shape"])
-    for name, entry in row["arrays"].items():
-        values[name] = _array(entry, body)
-    return Episode(**values)
+    values = {**row, **{name: _array(entry, body) for name, entry in row["arrays"].items()}}
+    del values["arrays"]
+    for name in _TUPLES:
+        if name in values:
+            values[name] = tuple(values[name])
+    return Episode.of(values)
 
 
 def _array(entry: Sequence[Any], body: memoryview) -> NDArray[Any]:
     dtype, shape, offset = entry
-    if dtype not in _DTYPES or any(size < 0 for size in shape) or offset < 0:
+    if dtype not in _DTYPES or min(shape, default=0) < 0 or offset < 0:
         raise BadFrame(f"an array of {dtype}, shape {shape}, at {offset}")
     return np.frombuffer(body, np.dtype(dtype), count=math.prod(shape), offset=offset).reshape(shape)
 

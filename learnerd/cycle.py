@@ -255,13 +255,16 @@ class Cycle:
 
     def _publish(self, learned: Learned, base: Checkpoint, arrivals: Sequence[Arrival]) -> Checkpoint:
         claims = {episode.key: arrival.claim.id for arrival in arrivals for episode in arrival.episodes}
-        return self._store.publish(
+        entries = ledger_entries(learned, lambda episode: claims[episode.key])
+        published = self._store.publish(
             learned.delta,
             base=base,
             writer=self._config.daemon.name,
-            episodes=ledger_entries(learned, lambda episode: claims[episode.key]),
+            episodes=entries,
             record={**learned.record, "config_digest": self._config.digest()},
         )
+        self._gate.published(published, entries)
+        return published
 
     def _archive(self, published: Checkpoint, episodes: Sequence[Episode]) -> None:
         version, note = published.version, note_of(published)

@@ -10,7 +10,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from experience.admission import Rules, Sight, acting_versions, admit, rejected_version
+from experience.admission import Rules, Sight, admit_all, rejected_version
+from experience.behavior_check import acting_versions
 from experience.claims import Claim
 from experience.episode import Episode, EpisodeKey
 from experience.errors import Problem, reject
@@ -23,6 +24,7 @@ from learnerd.clock import Clock
 from learnerd.lineage import Lineage
 from learnerd.starvation import Starvation, Starved
 from policies.behavior import log_probs
+from policies.checkpoint import Checkpoint, LedgerEntry
 from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
@@ -142,6 +144,11 @@ class Gate:
                 self._held.add(rest.claim.id)
             return rest
 
+    def published(self, version: Checkpoint, entries: Iterable[LedgerEntry]) -> None:
+        """Take in a version that this process has just published; the next look need not read it."""
+        with self._lock:
+            self._store.note(version, entries)
+
     def held(self) -> frozenset[str]:
         """Ids of the claims that passed and wait to be learned from.
 
@@ -159,8 +166,13 @@ class Gate:
 
     def _judge(self, arrival: Arrival) -> Arrival:
         with self._lock:
-            verdicts = {e.key: self._verdict(e, arrival) for e in arrival.episodes}
-            rest = self._set_aside(arrival, {key: problem for key, problem in verdicts.items() if problem})
+            verdicts = admit_all(
+                arrival.episodes, self._rules, [self._sight(e, arrival) for e in arrival.episodes]
+            )
+            problems = {
+                e.key: problem for e, problem in zip(arrival.episodes, verdicts, strict=True) if problem
+            }
+            rest = self._set_aside(arrival, problems)
             if not rest.episodes:
                 self.finish(rest)
             return rest
@@ -253,6 +265,8 @@ class Gate:
 
     def _set_aside(self, arrival: Arrival, problems: Mapping[EpisodeKey, Problem]) -> Arrival:
         """Refuse the episodes that have a problem; return the arrival with the others."""
+        if not problems:
+            return arrival
         refused = [episode for episode in arrival.episodes if episode.key in problems]
         self._refuse(arrival.claim, [(episode, problems[episode.key]) for episode in refused])
         for episode in refused:
@@ -269,34 +283,31 @@ class Gate:
     def _without_duplicates(self, arrival: Arrival) -> Arrival:
         hits = self._store.lookup([episode.key for episode in arrival.episodes], look_again=False)
         fresh: list[Episode] = []
+        beside: dict[EpisodeKey, str] = {}
         conflicts: list[tuple[Episode, Problem]] = []
         for episode in arrival.episodes:
             hit = hits.get(episode.key)
-            known = hit.row_sha256 if hit else self._row_in_flight(episode, fresh)
+            known = hit.row_sha256 if hit else self._in_flight.get(episode.key) or beside.get(episode.key)
             if self._outcomes.known(_outcome_key(arrival.claim, episode)):
                 continue  # refused from this very file before a restart
             if known is None:
                 fresh.append(episode)
+                beside[episode.key] = episode.row_sha256
             elif episode.row_sha256.startswith(known):
                 self._record(arrival.claim, episode, _duplicate(episode))
             else:
                 conflicts.append((episode, _conflict(episode, known)))
         self._refuse(arrival.claim, conflicts)
-        return arrival.keeping(tuple(fresh))
+        return arrival if len(fresh) == len(arrival.episodes) else arrival.keeping(tuple(fresh))
 
-    def _row_in_flight(self, episode: Episode, fresh: Iterable[Episode]) -> str | None:
-        beside = (other.row_sha256 for other in fresh if other.key == episode.key)
-        return self._in_flight.get(episode.key) or next(beside, None)
-
-    def _verdict(self, episode: Episode, arrival: Arrival) -> Problem | None:
-        sight = Sight(
+    def _sight(self, episode: Episode, arrival: Arrival) -> Sight:
+        return Sight(
             age_s=arrival.age_s(episode, now_s=self._clock.monotonic()),
             staleness=self._lineage.staleness,
             log_probs=self._log_probs,
             rejected=self._lineage.rejected,
             allowance_s=self._clock.allowance_s,
         )
-        return admit(episode, self._rules, sight)
 
     def _log_probs(
         self,

@@ -1,6 +1,6 @@
 """Intake: claim → decode → sort, so that admitted episodes wait in memory, few at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -136,7 +136,7 @@ class Intake:
         One at a time: when this process ends on one of them, only that one's attempts have been raised.
         """
         claims = self._spool.resume()
-        return [arrival for claim in claims for arrival in self._decode([claim], resumed=True)]
+        return [arrival for claim in claims for arrival in self._decode_again([claim], resumed=True)]
 
     def take(self, room: int) -> Iterator[Arrival]:
         """Claim, decode and sort up to ``room`` files, at most a slice; yield what is to be learned.
@@ -147,29 +147,35 @@ class Intake:
         due = [retry for retry in self._retries if retry.due_s <= now][:room]
         self._retries = [retry for retry in self._retries if retry not in due]
         names = self._backlog.take(min(SLICE_FILES, room - len(due)))
+        if names:
+            self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
         claims = [claim for claim in map(self._claim, names) if claim]
-        if claims:
-            self._spool.sync_claims()
-        yield from self._admitted(self._decode([r.claim for r in due if r.resumed], resumed=True))
-        rest = [r.claim for r in due if not r.resumed] + claims
-        yield from self._admitted(self._decode(rest, resumed=False))
+        yield from self._admitted(self._decode(claims, resumed=False, meanwhile=self._spool.sync_claims))
+        for resumed in (True, False):
+            again = [retry.claim for retry in due if retry.resumed == resumed]
+            yield from self._admitted(self._decode_again(again, resumed=resumed))
 
     def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
         return (kept for kept in self._gate.sort_all(arrivals) if kept.episodes)
 
-    def _decode(self, claims: Sequence[Claim], *, resumed: bool) -> Iterator[Arrival]:
+    def _decode_again(self, claims: Sequence[Claim], *, resumed: bool) -> Iterator[Arrival]:
         if claims:
-            self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
-        tried = [claim for claim in map(self._next_attempt, claims) if claim]
-        by_path = {str(claim.path): claim for claim in tried}
-        for result in self._decoder.decode([self._job(claim) for claim in tried]):
+            self._decoder.start()
+        return self._decode([claim for claim in map(self._next_attempt, claims) if claim], resumed=resumed)
+
+    def _decode(
+        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
+    ) -> Iterator[Arrival]:
+        """Decode claims whose names count this attempt already."""
+        by_path = {str(claim.path): claim for claim in claims}
+        for result in self._decoder.decode([self._job(claim) for claim in claims], meanwhile=meanwhile):
             arrival = self._arrival(by_path[result.job.claim_path], result, resumed=resumed)
             if arrival is not None:
                 yield arrival
 
     def _claim(self, name: str) -> Claim | None:
         try:
-            return self._spool.claim(name)
+            return self._spool.claim(name, attempt=1)
         except OSError as error:
             if not self._stuck:
                 log.warning(

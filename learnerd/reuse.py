@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from experience.admission import acting_versions
+from experience.behavior_check import acting_versions
 from experience.episode import Episode
 from experience.errors import ShardDamaged
 from experience.spool import Spool

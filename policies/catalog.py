@@ -66,6 +66,11 @@ class Catalog:
         self._highest = max(self._highest, top)
         return self._highest
 
+    @property
+    def highest_known(self) -> int:
+        """What ``highest_used`` said the last time; 0 before the first."""
+        return self._highest
+
     def above(self, version: int) -> list[int]:
         """The numbers above one, descending; some may be pruned by now."""
         self.highest_used()
@@ -92,11 +97,16 @@ class Catalog:
                 return head, highest
 
     def note(self, checkpoint: Checkpoint) -> None:
-        """Remember a version that was just written, so that it need not be read."""
-        stamp = self._stamp(checkpoint.version)
-        self.highest_used()
+        """Remember a version that was just written, by this process, so that it need not be read."""
+        version = checkpoint.version
+        stamp = self._stamp(version)
+        if version == self._highest + 1:
+            self._numbers.append(version)
+            self._highest = version
+        elif version > self._highest:
+            self.highest_used()
         if stamp is not None:
-            self._whole[checkpoint.version] = stamp
+            self._whole[version] = stamp
             self._head = checkpoint
 
     def forget(self, version: int) -> None:

@@ -35,7 +35,9 @@ PROVENANCE = [field.name for field in SCHEMA if field.name not in ("key_hash", *
 
 def encode_entries(entries: Sequence[LedgerEntry]) -> bytes:
     """One row an episode, in the order given, with page checksums."""
-    table = pa.Table.from_pylist([_to_row(entry) for entry in entries], schema=SCHEMA)
+    rows = [_to_row(entry) for entry in entries]
+    columns = [pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA]
+    table = pa.Table.from_arrays(columns, schema=SCHEMA)
     few = len(entries) <= FEW_ROWS
     sink = io.BytesIO()
     pq.write_table(

@@ -64,9 +64,8 @@ class Publisher:
 
     def publish(self, save: Save) -> Checkpoint:
         """Make a save the next version; raises as ``CheckpointStore.publish``."""
-        known = 0
+        known = self._catalog.highest_known
         try:
-            known = self._catalog.highest_used()
             return self._publish(save)
         except OSError as error:
             return self._settle(save, known, error)

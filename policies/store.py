@@ -226,6 +226,17 @@ class CheckpointStore:
                 self._ledger.refresh(Lineage.of(self._catalog.head()))
             return self._ledger.find(keys)
 
+    def note(self, published: Checkpoint, episodes: Iterable[LedgerEntry]) -> None:
+        """Take in what another store object of this process has just published: nothing is read again.
+
+        Args:
+            published: the version, as ``publish`` returned it.
+            episodes: what it was published with.
+        """
+        with _as_store_error(f"version {published.version} cannot be looked at"):
+            self._catalog.note(published)
+            self._ledger.add(published.version, episodes)
+
     def publish(
         self,
         delta: Delta,

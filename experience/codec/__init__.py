@@ -21,6 +21,9 @@ _READERS: Mapping[str, str] = {
 """Extension -> module with a function ``read``; imported on first use."""
 
 
+_DEFAULT_LIMITS = Limits()
+
+
 def accepted_extensions() -> tuple[str, ...]:
     """The file name extensions that ``decode`` knows."""
     return tuple(_READERS)
@@ -39,7 +42,9 @@ def decode(
     Raises:
         InputError: the whole file cannot be read; ``truncated`` when it may merely be cut short.
     """
-    source = Source(name=name, sha256=source_sha256, ingested_at=ingested_at, limits=limits or Limits())
+    source = Source(
+        name=name, sha256=source_sha256, ingested_at=ingested_at, limits=limits or _DEFAULT_LIMITS
+    )
     read = _reader(name)
     if len(data) > source.limits.max_file_bytes:
         raise reject("too_large", "file size", len(data), f"at most {source.limits.max_file_bytes} bytes")

@@ -68,18 +68,16 @@ def assemble(
     }
     check_mask(steps.get("mask"), action, space)
     _check_bytes([obs, action, *steps.values()], source.limits.max_decoded_bytes)
-    return Episode(
-        obs=obs,
-        action=action,
-        reward=steps.pop("reward"),
-        terminated=terminated,
-        truncated=truncated,
-        ingested_at=source.ingested_at,
-        source_sha256=source.sha256,
-        source_name=source.name,
-        **steps,
-        **values,
-    )
+    fields = {
+        "obs": obs,
+        "action": action,
+        "terminated": terminated,
+        "truncated": truncated,
+        "ingested_at": source.ingested_at,
+        "source_sha256": source.sha256,
+        "source_name": source.name,
+    }
+    return Episode.of(fields | steps | values)
 
 
 def _observations(columns: Mapping[str, Array], final_obs: Array | None, values: dict[str, Any]) -> Array:

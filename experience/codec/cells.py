@@ -12,6 +12,9 @@ from experience.errors import reject
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 TIMES = ("started_at", "ended_at")
 
+_PLAIN = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64)
+"""Types whose values need no second look."""
+
 Text = Callable[[str], str | None]
 
 
@@ -31,7 +34,11 @@ def cell_values(name: str, column: pa.Array, *, text: Text | None = None) -> lis
     try:
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.string())
-        values = column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        if any(is_plain(column.type) for is_plain in _PLAIN):
+            return values
+        if pa.types.is_string(column.type):
+            return values if text is None else [None if value is None else text(value) for value in values]
         return [
             _json_value(value) if text is None else _restored(_json_value(value), text) for value in values
         ]

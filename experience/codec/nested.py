@@ -18,10 +18,14 @@ _ACCEPTED = "a list of numbers, or of lists of them, one row an episode"
 
 
 class _Level(NamedTuple):
-    """One level of lists: item i is entries offsets[i] to offsets[i + 1] of the next level."""
+    """One level of lists: item i is entries offsets[i] to offsets[i + 1] of the next level.
+
+    ``width`` is the length of all of them where they have one: then no row needs a look at its own.
+    """
 
     offsets: NDArray[np.int64]
     valid: NDArray[np.bool_] | None
+    width: int | None
 
 
 class NestedColumn:
@@ -40,7 +44,8 @@ class NestedColumn:
         self._levels: list[_Level] = []
         column = _storage(column)
         if pa.types.is_null(column.type):
-            self._levels.append(_Level(np.zeros(len(column) + 1, np.int64), np.zeros(len(column), bool)))
+            nothing = np.zeros(len(column), bool)
+            self._levels.append(_Level(np.zeros(len(column) + 1, np.int64), nothing, None))
         while _is_list(column.type):
             if len(self._levels) == MAX_DIMENSIONS:
                 raise reject("bad_shape", field, f"lists nested deeper than {MAX_DIMENSIONS}", _ACCEPTED)
@@ -63,9 +68,9 @@ class NestedColumn:
         shape = [end - start]
         for level in self._levels[1:]:
             self._check_valid(level.valid, start, end, shape)
-            offsets = level.offsets[start : end + 1]
-            shape.append(self._width(offsets, shape))
-            start, end = int(offsets[0]), int(offsets[-1])
+            width = level.width if end > start else 0
+            shape.append(self._width(level.offsets[start : end + 1], shape) if width is None else width)
+            start, end = int(level.offsets[start]), int(level.offsets[end])
         self._check_valid(self._valid, start, end, shape)
         return self._values[start:end].reshape(shape)
 
@@ -116,7 +121,9 @@ def _unwrap(column: pa.Array) -> tuple[_Level, pa.Array]:
         offsets = (np.arange(len(column) + 1, dtype=np.int64) + column.offset) * size
     else:
         offsets = column.offsets.to_numpy().astype(np.int64)
-    return _Level(offsets, valid), _storage(column.values)
+    widths = np.diff(offsets)
+    uniform = len(widths) > 0 and widths.min() == widths.max()
+    return _Level(offsets, valid, int(widths[0]) if uniform else None), _storage(column.values)
 
 
 def _numbers(field: str, values: pa.Array) -> tuple[Array, NDArray[np.bool_] | None]:

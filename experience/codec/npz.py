@@ -24,8 +24,9 @@ def read(data: bytes, source: Source) -> Decoded:
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
-    arrays = rename(_arrays(data, source))
+    arrays = _arrays(data, source)
     header = _meta(arrays.pop(META, None), source)
+    arrays = rename(arrays)
     flags = {name: last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
     merge(flags, {name: header.pop(name) for name in _FLAGS if header.get(name) is not None})
     names = [name for name in arrays if name in STEP_FIELDS or name.startswith(PREFIXES)]

@@ -78,6 +78,7 @@ class TableReader:
         self._decoded_bytes = 0
         self._episodes: list[Episode] = []
         self._problems: list[Problem] = []
+        self._parsed: dict[str, tuple[str, Any]] = {}
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Read the rows of one batch, which has been validated.
@@ -116,7 +117,8 @@ class TableReader:
                 steps[name] = NestedColumn(name, column)
             else:
                 cells[name] = cell_values(name, column, text=from_unicode if self._ours else None)
-        return _Batch(steps, cells)
+        given = {name: values for name, values in cells.items() if values.count(None) < len(values)}
+        return _Batch(steps, given)
 
     def _add_row(self, batch: _Batch, row: int) -> None:
         index = self._n_rows
@@ -177,15 +179,20 @@ class TableReader:
         return value
 
     def _parse(self, name: str, text: Any) -> Any:
+        """Parse JSON; most rows say what the row before said."""
         if not isinstance(text, str):
             raise reject("bad_value", name, text, "JSON, as text")
-        limits = self._source.limits
-        return parse_json(
-            text.encode(errors="surrogatepass"),
-            field=name,
-            max_depth=limits.max_json_depth,
-            max_number_characters=limits.max_number_characters,
-        )
+        before, value = self._parsed.get(name, (None, None))
+        if text != before:
+            limits = self._source.limits
+            value = parse_json(
+                text.encode(errors="surrogatepass"),
+                field=name,
+                max_depth=limits.max_json_depth,
+                max_number_characters=limits.max_number_characters,
+            )
+            self._parsed[name] = text, value
+        return value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -64,10 +64,15 @@ def _directory(data: bytes, limits: Limits) -> list[_Entry]:
         raise reject("too_large", "zip directory", f"{count} members", f"at most {limits.max_members}")
     entries = []
     for _ in range(count):
-        if offset + _CENTRAL.size > end:
+        start = offset + _CENTRAL.size
+        if start > end:
             raise _malformed("zip directory", f"ends at {end}, within a member")
-        entry, offset = _central_entry(data, offset)
-        entries.append(entry)
+        row = _CENTRAL.unpack_from(data, offset)
+        signature, flags, method, crc, packed, size, n_name, n_extra, n_comment, local = row
+        if signature != _CENTRAL_SIGNATURE:
+            raise _malformed("zip directory", f"{signature!r} at {offset}")
+        entries.append((data[start : start + n_name], flags, method, crc, packed, size, local))
+        offset = start + n_name + n_extra + n_comment
     if offset != end:
         raise _malformed("zip directory", f"{count} members end at {offset}, the directory at {end}")
     return entries
@@ -75,6 +80,8 @@ def _directory(data: bytes, limits: Limits) -> list[_Entry]:
 
 def _find_end(data: bytes) -> int:
     last = len(data) - _END.size
+    if last >= 0 and data.startswith(_END_SIGNATURE, last) and data.endswith(b"\0\0"):
+        return last  # no comment
     lowest = max(0, last - _MAX_COMMENT_BYTES)
     end = data.rfind(_END_SIGNATURE, lowest, last + 4) if last >= 0 else -1
     while end >= 0:
@@ -82,16 +89,6 @@ def _find_end(data: bytes) -> int:
             return end
         end = data.rfind(_END_SIGNATURE, lowest, end)
     raise reject("truncated", "zip directory", f"not found in {len(data)} bytes", "a complete zip file")
-
-
-def _central_entry(data: bytes, at: int) -> tuple[_Entry, int]:
-    row = _CENTRAL.unpack_from(data, at)
-    signature, flags, method, crc, packed, size, n_name, n_extra, n_comment, offset = row
-    if signature != _CENTRAL_SIGNATURE:
-        raise _malformed("zip directory", f"{signature!r} at {at}")
-    start = at + _CENTRAL.size
-    end = start + n_name
-    return (data[start:end], flags, method, crc, packed, size, offset), end + n_extra + n_comment
 
 
 def _check_sizes(entries: list[_Entry], file_bytes: int, limits: Limits) -> None:
@@ -117,34 +114,28 @@ def _checked_name(raw: bytes) -> str:
 
 
 def _content(data: bytes, entry: _Entry, name: str) -> Buffer:
-    _, flags, method, crc, packed_bytes, n_bytes, _ = entry
-    start = _data_start(data, entry, name)
-    if start + packed_bytes > len(data):
-        raise _malformed(name, f"{packed_bytes} bytes at {start}, beyond the file's {len(data)}")
-    packed = memoryview(data)[start : start + packed_bytes]
+    raw_name, flags, method, crc, packed_bytes, n_bytes, offset = entry
+    start = offset + _LOCAL.size
+    if start > len(data):
+        raise _malformed(name, f"a header at {offset}, beyond the file")
+    signature, local_flags, local_method, local_crc, n_name, n_extra = _LOCAL.unpack_from(data, offset)
+    local = (signature, local_flags, local_method, data[start : start + n_name])
+    if local != (_LOCAL_SIGNATURE, flags, method, raw_name):
+        raise _malformed(name, "a local header that differs from the zip directory")
+    if local_crc != crc and not flags & _SIZES_FOLLOW:
+        raise _malformed(name, "a local checksum that differs from the zip directory's")
     if flags & _ENCRYPTED:
         raise _malformed(name, "encrypted")
+    start += n_name + n_extra
+    packed = memoryview(data)[start : start + packed_bytes]
+    if len(packed) < packed_bytes:
+        raise _malformed(name, f"{packed_bytes} bytes at {start}, beyond the file's {len(data)}")
     content = packed if method == _STORED else _unpack(packed, method, n_bytes, name)
     if len(content) != n_bytes:
         raise _malformed(name, f"{len(content)} bytes, {n_bytes} announced")
     if zlib.crc32(content) != crc:
         raise _malformed(name, "a checksum (CRC-32) that does not match its bytes")
     return content
-
-
-def _data_start(data: bytes, entry: _Entry, name: str) -> int:
-    raw_name, flags, method, crc, _, _, offset = entry
-    start = offset + _LOCAL.size
-    if start > len(data):
-        raise _malformed(name, f"a header at {offset}, beyond the file")
-    row = _LOCAL.unpack_from(data, offset)
-    signature, local_flags, local_method, local_crc, n_name, n_extra = row
-    same = (signature, local_flags, local_method, data[start : start + n_name])
-    if same != (_LOCAL_SIGNATURE, flags, method, raw_name):
-        raise _malformed(name, "a local header that differs from the zip directory")
-    if not flags & _SIZES_FOLLOW and local_crc != crc:
-        raise _malformed(name, "a local checksum that differs from the zip directory's")
-    return int(start + n_name + n_extra)
 
 
 def _unpack(packed: memoryview, method: int, n_bytes: int, name: str) -> bytearray:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,10 @@ class InProcessDecoder:
     def start(self) -> None:
         pass
 
-    def decode(self, jobs: Sequence[DecodeJob]) -> Iterator[DecodeResult]:
+    def decode(
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+    ) -> Iterator[DecodeResult]:
+        meanwhile()
         for number, job in enumerate(jobs):
             if job.name.startswith("killer"):
                 yield DecodeResult(job=job, died=True)

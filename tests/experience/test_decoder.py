@@ -150,6 +150,39 @@ def test_a_kill_costs_one_file(job):
         assert verdicts(results) == ["died", 1]
 
 
+def test_what_is_to_be_done_meanwhile_is_done_once_before_any_result(shared, job):
+    done = []
+    results = shared.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=lambda: done.append("done"))
+    next(results)
+    assert done == ["done"]
+    assert verdicts(results) == [1]
+    assert done == ["done"]
+
+
+def test_meanwhile_comes_once_also_where_the_child_dies(job):
+    with Decoder() as decoder:
+        list(decoder.decode([job("first.jsonl")]))
+        os.kill(decoder.pid, signal.SIGSTOP)
+        done = []
+
+        def meanwhile():
+            done.append("done")
+            os.kill(decoder.pid, signal.SIGKILL)
+
+        assert verdicts(decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)) == ["died", 1]
+        assert done == ["done"]
+
+
+def test_no_result_comes_when_what_is_done_meanwhile_fails(job):
+    def fail():
+        raise OSError(28, "injected")
+
+    with Decoder() as decoder:
+        with pytest.raises(OSError, match="injected"):
+            list(decoder.decode([job("a.jsonl")], meanwhile=fail))
+        assert verdicts(decoder.decode([job("b.jsonl"), job("c.jsonl")])) == [1, 1]
+
+
 def test_a_death_between_calls_costs_nothing(job):
     with Decoder() as decoder:
         list(decoder.decode([job("first.jsonl")]))

@@ -1,7 +1,7 @@
 import os
 
 from experience import folders
-from experience.folders import entries, remove, subfolders, tree_bytes
+from experience.folders import FolderSizes, entries, remove, subfolders, tree_bytes
 
 
 def test_a_missing_folder_is_empty(tmp_path):
@@ -61,3 +61,20 @@ def test_a_sparse_file_counts_what_it_takes(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     assert tree_bytes(tmp_path / "sparse") < 2**20
     assert tree_bytes(tmp_path) < 2**20
+
+
+def test_a_folder_that_takes_long_to_read_is_not_read_at_every_change(tmp_path, monkeypatch):
+    now = [100.0]
+    sizes = FolderSizes(clock=lambda: now[0])
+    (tmp_path / "a").write_bytes(b"1")
+    assert sizes.measure(tmp_path) == 1
+    (tmp_path / "b").write_bytes(b"2")
+    assert sizes.measure(tmp_path) == 2
+    monkeypatch.setattr(folders, "_QUICK_S", -1.0)  # now every folder does
+    monkeypatch.setattr(folders, "_PAUSE", 1e9)
+    (tmp_path / "c").write_bytes(b"3")
+    assert sizes.measure(tmp_path) == 3
+    (tmp_path / "d").write_bytes(b"4")
+    assert sizes.measure(tmp_path) == 3
+    now[0] = 1e12
+    assert sizes.measure(tmp_path) == 4

@@ -91,3 +91,28 @@ def test_arrays_that_are_not_there(message, entry):
     text = json.dumps(header).encode()
     with pytest.raises(BadFrame):
         wire.decode(wire.PREFIX.pack(b"LRN1", len(text), n_body), text + rest[n_header:])
+
+
+def test_what_an_episode_does_not_say_is_left_out(make_episode):
+    prefix, rest = frame(Message(job=1, mtime_s=0.0, decoded=Decoded(episodes=(make_episode(),))))
+    _, n_header, _ = wire.PREFIX.unpack(prefix)
+    (row,) = json.loads(rest[:n_header])["episodes"]
+    assert not {"seed", "tags", "info_json", "observation_shape", "extensions"} & row.keys()
+    assert row["terminated"] is not None
+
+
+@pytest.mark.parametrize("change", [{"unknown": 1}, {"terminated": None}, {"obs": [1.0]}])
+def test_a_row_of_other_fields_is_no_frame(message, change):
+    """The decoder process may have been taken over by the file that it read."""
+    prefix, rest = frame(message)
+    _, n_header, n_body = wire.PREFIX.unpack(prefix)
+    header = json.loads(rest[:n_header])
+    for name, value in change.items():
+        header["episodes"][0].pop(name, None)
+        if value is not None:
+            header["episodes"][0][name] = value
+            header["episodes"][0]["arrays"].pop(name, None)
+    text = json.dumps(header).encode()
+    changed = wire.PREFIX.pack(prefix[:4], len(text), n_body)
+    with pytest.raises(BadFrame):
+        wire.decode(changed, text + rest[n_header:])

@@ -80,7 +80,8 @@ class Decoded:
     def start(self):
         pass
 
-    def decode(self, jobs):
+    def decode(self, jobs, *, meanwhile=lambda: None):
+        meanwhile()
         for job in jobs:
             decoded = SimpleNamespace(episodes=(self._make_episode(job.name),), problems=())
             yield SimpleNamespace(job=job, died=False, problem=None, decoded=decoded, mtime=time.time())

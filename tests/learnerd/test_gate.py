@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experience.admission import Rules
+from experience.admission import Rules, admit_all
 from experience.outcomes import Outcomes
 from experience.spool import Spool
 from learnerd.arrival import Arrival
@@ -215,7 +215,8 @@ def test_a_client_starves_until_something_of_it_is_learned(state, gate, make_epi
     good = admitting.sort(good)
     refused(admitting, *bad[2:4])
     assert admitting.starved() is None  # something of it waits to be learned from
-    admitting.refuse_all(good, admitting._verdict(bad[0], good))
+    (verdict,) = admit_all([bad[0]], admitting._rules, [admitting._sight(bad[0], good)])
+    admitting.refuse_all(good, verdict)
     assert "client 'bot'" in admitting.starved().message
     good = admitting.sort(arrival(admitting, make_episode("good2")))
     admitting.learned(good)

@@ -26,7 +26,8 @@ class Decoder:
     def start(self):
         pass
 
-    def decode(self, jobs):
+    def decode(self, jobs, *, meanwhile=lambda: None):
+        meanwhile()
         for job in jobs:
             decoded = Decoded(episodes=(episode(job.name),), problems=())
             yield DecodeResult(job=job, decoded=decoded, mtime=1.0)

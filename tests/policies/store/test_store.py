@@ -615,3 +615,25 @@ def test_nothing_of_the_manifest_is_left_to_chance(store):
     assert third.manifest["adam_steps"] == {"policy": 32, "value": 32}
     assert third.counters["steps"] == 80
     assert third.manifest["parents_saved_at"] == [second.saved_at, first.saved_at]
+
+
+def test_what_another_store_object_published_need_not_be_read(state, store, monkeypatch):
+    beside = CheckpointStore(state)
+    first = publish(store, initial(), 1, "a")
+    assert learned(beside, "a") == {"a": 1}
+    second = publish(store, first, 1, "b")
+    beside.note(second, entries("b"))
+
+    def read(*_):
+        raise AssertionError("a file was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("policies.catalog.read_checkpoint", read)
+        patched.setattr("policies.ledger.read_manifest", read)
+        assert beside.head() is second
+        assert learned(beside, "a", "b", "c") == {"a": 1, "b": 2}
+    third = publish(CheckpointStore(state), second, 1, "c")
+    fourth = publish(store, third, 1, "d")
+    beside.note(fourth, entries("d"))  # the one before was never told of
+    assert learned(beside, "a", "b", "c", "d") == {"a": 1, "b": 2, "c": 3, "d": 4}
+    assert beside.highest_used() == 4
