@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -33,6 +33,9 @@ from policies.ledger import Lineage
 from policies.manifest import version_folder
 from policies.rollback import Rejected
 from policies.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from experience.archive_reader import ArchiveReader
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +93,7 @@ class Repair:
         self._in_hand: dict[int, Path] = {}
         self._done: dict[int, str] = {}
         self._lost: dict[int, str] = {}
+        self._reader: ArchiveReader | None = None
 
     def look(self, *, thorough: bool, idle: bool) -> Repairs:
         """Look for damage and begin to repair it.
@@ -99,6 +103,7 @@ class Repair:
                 ids are not known.
             idle: nothing that was handed out is waiting to be learned any more.
         """
+        self._reader = None
         self._close(idle=idle)
         damaged = self._damaged(thorough=thorough)
         head = self._heal(self._store.head(), damaged)
@@ -163,8 +168,22 @@ class Repair:
         return {
             version
             for version in skipped
-            if version_folder(self._state, version).is_dir() or self._spool.archived(version)
+            if version_folder(self._state, version).is_dir() or self._is_archived(version)
         }
+
+    def _is_archived(self, version: int) -> bool:
+        try:
+            return bool(self._archive().places(version))
+        except ShardDamaged:
+            return True  # perhaps
+
+    def _archive(self) -> "ArchiveReader":
+        """The archive as it is at this look."""
+        from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
+
+        if self._reader is None:
+            self._reader = ArchiveReader(self._spool.archive_folder)
+        return self._reader
 
     def _bring_back(self, versions: Sequence[int], damaged: dict[int, str]) -> tuple[list[Arrival], bool]:
         """The next arrivals to learn from again, oldest version first; whether there are more."""
@@ -191,8 +210,7 @@ class Repair:
         if problem:
             self._without_shard(version, f"version {version} is damaged ({reason})", problem)
             return []
-        shard = self._spool.archived(version)
-        assert shard is not None
+        shard = self._own_shard(version)
         self._in_hand[version] = shard
         log.error("version_damaged", version=version, reason=reason, episodes=len(episodes))
         rest = []
@@ -206,15 +224,18 @@ class Repair:
 
     def _archived(self, version: int) -> tuple[list[Episode], str]:
         """The episodes of a version's shard; or why there are none."""
-        from experience.archive import read_shard  # noqa: PLC0415 - loads pyarrow
-
-        shard = self._spool.archived(version)
-        if shard is None:
-            return [], "the archive has no shard of it"
         try:
-            return read_shard(shard), ""
+            episodes = self._archive().episodes(version)
         except ShardDamaged as error:
             return [], str(error)
+        return episodes, "" if episodes else "the archive has no shard of it"
+
+    def _own_shard(self, version: int) -> Path:
+        """The shard of a version alone, which goes when its episodes have been learned again."""
+        from experience.compaction import take_out  # noqa: PLC0415 - loads pyarrow
+
+        self._reader = None
+        return take_out(self._spool.archive_folder, version)
 
     def _without_shard(self, version: int, message: str, problem: str) -> None:
         """Add the delta that was kept with a version once more; or say that it is lost."""
