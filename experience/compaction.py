@@ -75,17 +75,22 @@ def take_out(root: Path, version: int) -> Path:
             if path != own:
                 path.unlink()
         else:
-            _leave_out(path, version)
+            leave_out(path, {version})
     return own
 
 
-def _leave_out(path: Path, version: int) -> None:
+def leave_out(path: Path, versions: set[int]) -> None:
+    """Replace a compacted shard by one without ``versions``, or by none when there are no others.
+
+    Raises:
+        ShardDamaged: it cannot be read. OSError: call it again.
+    """
     source = CompactedSource(path)
     output = Output(path.parent, Compacted(), lambda: bool)
     with contextlib.closing(output):
         with CompactedShard(path) as shard:
             output.begin_with(shard)
-        for number in sorted(source.versions - {version}):
+        for number in sorted(source.versions - versions):
             _exhaust(output.add(number, *source.read(number), [source]))
         output.take(source)
         _exhaust(output.finish())
