@@ -82,7 +82,7 @@ def add_rows(
 
 def _intact(path: Path) -> tuple[list[Row], str]:
     try:
-        return _read(path)
+        return read_rows_and_note(path)
     except FileNotFoundError:
         return [], ""
     except ShardDamaged:
@@ -101,20 +101,16 @@ def read_shard(path: Path) -> list[Episode]:
 
 def read_rows(path: Path) -> list[Row]:
     """Read a shard with its verdicts; otherwise as ``read_shard``."""
-    return _read(path)[0]
+    return read_rows_and_note(path)[0]
 
 
 def read_note(path: Path) -> str:
     """Read the note that a shard was written with, "" when there is none; otherwise as ``read_shard``."""
-    return _read(path)[1]
+    return read_rows_and_note(path)[1]
 
 
 def read_rows_and_note(path: Path) -> tuple[list[Row], str]:
     """Read both at once; otherwise as ``read_shard``."""
-    return _read(path)
-
-
-def _read(path: Path) -> tuple[list[Row], str]:
     data = path.read_bytes()
     _check_seal(path, data)
     try:

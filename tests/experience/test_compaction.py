@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -221,6 +222,34 @@ def test_a_kill_at_any_call_loses_and_doubles_nothing(spool, fill, killed_at, mo
         visible = [name for name in names(spool) if not name.startswith(".tmp-")]
         assert len(visible) == 2
         assert all("-" in name for name in visible)
+
+
+def test_all_is_durable_before_anything_goes(spool, fill, monkeypatch):
+    fill(1, 2, 3)
+    events = []
+
+    def fsync(descriptor, real=os.fsync):
+        events.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name[:5]))
+        real(descriptor)
+
+    def noted(name, real):
+        def call(path, *rest, **keywords):
+            events.append((name, Path(path).name[:5]))
+            return real(path, *rest, **keywords)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    run(spool)
+    assert events == [
+        ("fsync", ".tmp-"),
+        ("fsync", ".tmp-"),
+        ("replace", ".tmp-"),
+        ("fsync", "2001-"),
+        *[("unlink", "00000")] * 3,
+    ]
 
 
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace", "unlink"])
