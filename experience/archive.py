@@ -8,34 +8,31 @@ parsed, because page checksums leave headers and footer uncovered, and damaged o
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experience.durable import write_atomic
 from experience.episode import Episode
 from experience.errors import InputError, Problem, ShardDamaged
-from experience.rows import (
-    SCALAR_COLUMNS,
-    STEP_MATRICES,
-    STEP_VECTORS,
-    TEXT_COLUMNS,
-    Row,
-    StepTypes,
-    from_table,
-    to_table,
-)
+from experience.rows import SCALAR_COLUMNS, TEXT_COLUMNS, Row, StepTypes, from_table, size_bytes, to_table
 
-_SEAL_BYTES = 32
-_TAIL_BYTES = 8
+SEAL_BYTES = 32
+TAIL_BYTES = 8
 """Parquet ends with the footer's length and the magic ``PAR1``."""
 _ROW_GROUP_BYTES = 64 * 1024 * 1024
 """Steps in a row group: list offsets are 32 bits wide, and a reader holds one group at a time."""
 _NOTE = b"learnerd.note"
 _LEVEL = 1
 """zstd level: higher ones made float32 observations no smaller."""
+FORMAT = {
+    "compression": "zstd",
+    "compression_level": _LEVEL,
+    "use_dictionary": TEXT_COLUMNS,
+    "write_statistics": SCALAR_COLUMNS,
+    "write_page_checksum": True,
+}
+"""How every shard is written: arguments of a ParquetWriter."""
 
 
 def write_shard(
@@ -85,7 +82,7 @@ def add_rows(
 
 def _intact(path: Path) -> tuple[list[Row], str]:
     try:
-        return _read(path)
+        return read_rows_and_note(path)
     except FileNotFoundError:
         return [], ""
     except ShardDamaged:
@@ -104,15 +101,16 @@ def read_shard(path: Path) -> list[Episode]:
 
 def read_rows(path: Path) -> list[Row]:
     """Read a shard with its verdicts; otherwise as ``read_shard``."""
-    return _read(path)[0]
+    return read_rows_and_note(path)[0]
 
 
 def read_note(path: Path) -> str:
     """Read the note that a shard was written with, "" when there is none; otherwise as ``read_shard``."""
-    return _read(path)[1]
+    return read_rows_and_note(path)[1]
 
 
-def _read(path: Path) -> tuple[list[Row], str]:
+def read_rows_and_note(path: Path) -> tuple[list[Row], str]:
+    """Read both at once; otherwise as ``read_shard``."""
     data = path.read_bytes()
     _check_seal(path, data)
     try:
@@ -132,18 +130,18 @@ def _seal(parquet: pa.Buffer) -> bytes:
 
 def _check_seal(path: Path, data: bytes) -> None:
     view = memoryview(data)
-    end = _data_end(view) - _SEAL_BYTES if len(view) > _TAIL_BYTES else -1
+    end = _data_end(view) - SEAL_BYTES if len(view) > TAIL_BYTES else -1
     if end < 0:
         raise ShardDamaged(path, "its footer does not fit in it")
     digest = hashlib.sha256(view[:end])
-    digest.update(view[end + _SEAL_BYTES :])
-    if digest.digest() != view[end : end + _SEAL_BYTES]:
+    digest.update(view[end + SEAL_BYTES :])
+    if digest.digest() != view[end : end + SEAL_BYTES]:
         raise ShardDamaged(path, "its sha256 is not the one in its seal")
 
 
 def _data_end(view: memoryview) -> int:
-    footer = int.from_bytes(view[-_TAIL_BYTES:-4], "little")
-    return len(view) - _TAIL_BYTES - footer
+    footer = int.from_bytes(view[-TAIL_BYTES:-4], "little")
+    return len(view) - TAIL_BYTES - footer
 
 
 def _to_parquet(
@@ -160,11 +158,7 @@ def _to_parquet(
     with pq.ParquetWriter(
         sink,
         first.schema.with_metadata({_NOTE: note.encode()} if note else None),
-        compression="zstd",
-        compression_level=_LEVEL,
-        use_dictionary=TEXT_COLUMNS,
-        write_statistics=SCALAR_COLUMNS,
-        write_page_checksum=True,
+        **FORMAT,
     ) as writer:
         for table in (first, *groups):
             writer.write_table(table)
@@ -175,15 +169,10 @@ def _row_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
     group: list[Row] = []
     size = 0
     for row in rows:
-        added = sum(array.nbytes for array in _arrays(row.episode))
+        added = size_bytes(row)
         if group and size + added > _ROW_GROUP_BYTES:
             yield group
             group, size = [], 0
         group.append(row)
         size += added
     yield group
-
-
-def _arrays(episode: Episode) -> list[np.ndarray[Any, Any]]:
-    columns = (*STEP_VECTORS, *STEP_MATRICES)
-    return [array for name in columns if (array := getattr(episode, name)) is not None]

@@ -189,6 +189,41 @@ class StepTypes:
             ),
         )
 
+    @classmethod
+    def of_schema(cls, schema: pa.Schema) -> "StepTypes":
+        """Give back the types of the shard with this schema."""
+        items = {name: schema.field(name).type.value_type for name in STEP_MATRICES}
+        flat = frozenset(name for name, item in items.items() if not pa.types.is_nested(item))
+        numbers = {name: item if name in flat else item.value_type for name, item in items.items()}
+        return cls(
+            dtypes={name: np.dtype(number.to_pandas_dtype()) for name, number in numbers.items()}, flat=flat
+        )
+
+    def including(self, other: "StepTypes") -> "StepTypes":
+        """Find the types that hold what either holds."""
+        absent = np.dtype(bool)
+        return StepTypes(
+            dtypes={
+                name: np.result_type(self.dtypes.get(name, absent), other.dtypes.get(name, absent))
+                for name in STEP_MATRICES
+            },
+            flat=self.flat & other.flat,
+        )
+
+
+def size_bytes(row: Row) -> int:
+    """Bytes of its steps, and of the client's own text."""
+    columns = (getattr(row.episode, name) for name in (*STEP_VECTORS, *STEP_MATRICES))
+    steps: int = sum(array.nbytes for array in columns if array is not None)
+    return steps + len(row.episode.info_json or "")
+
+
+def fingerprint(row: Row) -> bytes:
+    """Return what is the same for two rows only when nothing in them differs."""
+    return repr([*(scalar.pack(row.episode) for scalar in SCALARS.values()), row.verdict]).encode(
+        errors="surrogateescape"
+    )
+
 
 def to_table(rows: Sequence[Row], types: StepTypes, *, with_verdict: bool) -> pa.Table:
     """Lay ``rows`` out as columns.

@@ -11,10 +11,11 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from experience import retention
+from experience.archive_folder import day_folders, shard_name
 from experience.claims import Claim, Waiting, claim_in, parsed, shortened
 from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
 from experience.episode import Episode
@@ -24,7 +25,6 @@ from experience.ids import uuid7
 
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REASON = re.compile(r"[a-z0-9_]{1,64}")
-_SHARD = re.compile(r"(\d{8,18})\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,9 @@ class Spool:
     Args:
         root: ``[paths] spool``.
         writer: whose claims these are; one process at a time may use a name.
+
+    Attributes:
+        archive_folder: what ``archive_reader`` reads and ``compaction`` compacts.
     """
 
     def __init__(self, root: Path, *, writer: str = "daemon") -> None:
@@ -54,7 +57,7 @@ class Spool:
         self._inbox_text = os.fspath(self._inbox)
         self._claimed = self.root / "claimed" / writer
         self._work = self.root / "work"
-        self._archive = self.root / "archive"
+        self.archive_folder = self.root / "archive"
         self._refused = self.root / "refused"
         self._quarantine = self.root / "quarantine"
         self._folder_sizes = FolderSizes()
@@ -62,7 +65,14 @@ class Spool:
 
     def make_folders(self) -> None:
         """Create the folders that are missing, durably, also after a kill before an earlier call's fsync."""
-        folders = (self._inbox, self._claimed, self._work, self._archive, self._refused, self._quarantine)
+        folders = (
+            self._inbox,
+            self._claimed,
+            self._work,
+            self.archive_folder,
+            self._refused,
+            self._quarantine,
+        )
         for folder in folders:
             make_folder(folder)
         for folder in (self.root, *folders, self._claimed.parent):
@@ -76,7 +86,14 @@ class Spool:
         Returns:
             Those that were missing.
         """
-        folders = (self._inbox, self._claimed, self._work, self._archive, self._refused, self._quarantine)
+        folders = (
+            self._inbox,
+            self._claimed,
+            self._work,
+            self.archive_folder,
+            self._refused,
+            self._quarantine,
+        )
         missing = [folder for folder in folders if not folder.is_dir()]
         if len(missing) == len(folders):
             return []
@@ -237,28 +254,18 @@ class Spool:
             note: text about the version, kept in the shard.
         """
         day = datetime.fromtimestamp(published_at, UTC).strftime("%Y-%m-%d")
-        path = self.archived(version) or self._archive / day / f"{version:08d}.parquet"
+        path = self.archived(version) or self.archive_folder / day / shard_name(version)
         make_folder(path.parent)
         _add_rows(path, episodes, None, note)
         return path
 
     def archived(self, version: int) -> Path | None:
-        """Find the shard of ``version``."""
-        for folder in self._day_folders():
-            path = folder / f"{version:08d}.parquet"
+        """Find the shard of ``version`` alone; ``archive_reader`` finds its rows wherever they are."""
+        for folder in day_folders(self.archive_folder):
+            path = folder / shard_name(version)
             if path.exists():
                 return path
         return None
-
-    def shards(self) -> list[Path]:
-        """List the archive's shards in order of version."""
-        found = [
-            (int(match[1]), folder / match[0])
-            for folder in self._day_folders()
-            for entry in entries(folder)
-            if (match := _SHARD.fullmatch(entry.name))
-        ]
-        return [path for _, path in sorted(found)]
 
     def sweep(self, now_s: float) -> list[Path]:
         """Remove what crashes have left: names aside older than a day, and own work copies without a claim.
@@ -271,7 +278,7 @@ class Spool:
         Returns:
             What was removed.
         """
-        kept = (self._archive, self._refused, self._quarantine)
+        kept = (self.archive_folder, self._refused, self._quarantine)
         folders = [self._inbox, self._work, *(folder for root in kept for folder in subfolders(root))]
         removed = retention.sweep_aside(folders, now_s=now_s)
         copies = [
@@ -292,9 +299,8 @@ class Spool:
             keep_bytes: ``[archive] keep_bytes``.
             now: UTC seconds.
         """
-        return retention.prune_days(
-            self._day_folders(), keep_days=keep_days, keep_bytes=keep_bytes, now_s=now
-        )
+        folders = day_folders(self.archive_folder)
+        return retention.prune_days(folders, keep_days=keep_days, keep_bytes=keep_bytes, now_s=now)
 
     def quarantine_prune(self, *, keep_days: float, keep_bytes: int, now: float) -> list[Path]:
         """Remove files set aside more than ``keep_days`` ago, and the oldest while all exceed ``keep_bytes``.
@@ -317,16 +323,13 @@ class Spool:
         folders = (self._inbox, self._claimed.parent, self._work, self._refused, self._quarantine)
         return Sizes(
             spool_bytes=sum(self._folder_sizes.measure(folder) for folder in folders),
-            archive_bytes=self._folder_sizes.measure(self._archive),
+            archive_bytes=self._folder_sizes.measure(self.archive_folder),
         )
 
     def _renumber(self, claim: Claim, attempt: int) -> Claim:
         again = claim_in(self._claimed, claim.id, attempt, claim.name)
         claim.path.rename(again.path)
         return again
-
-    def _day_folders(self) -> list[Path]:
-        return [folder for folder in subfolders(self._archive) if _is_day(folder.name)]
 
     def _drop_records_elsewhere(self, target: Path) -> None:
         """Remove what an earlier call left that was killed before the rename and gave another reason."""
@@ -360,13 +363,6 @@ def _reason_folder(root: Path, reason: str) -> Path:
     folder = root / reason
     make_folder(folder)
     return folder
-
-
-def _is_day(name: str) -> bool:
-    try:
-        return date.fromisoformat(name).isoformat() == name
-    except ValueError:
-        return False
 
 
 def _record_of(target: Path) -> Path:

@@ -15,6 +15,7 @@ from experience.codec import Limits
 from experience.decoder import Decoder
 from experience.outcomes import Outcomes
 from experience.spool import Spool
+from learnerd import restored
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.errors import ConfigError
@@ -140,6 +141,7 @@ def _build(config: Config, mode: Mode, requests: Requests) -> Iterator[Loop]:
         check_against(config, head.spec)
     spool = Spool(config.paths.spool, writer=config.daemon.name)
     spool.make_folders()
+    restored.set_apart(store, spool)
     spool.sweep(clock.wall())
     outcomes = Outcomes(state / "outcomes.jsonl")
     outcomes.renew()

@@ -1,4 +1,4 @@
-"""Maintenance: the calendar job: retention of what has been learned, refused and published."""
+"""Maintenance: the calendar job: retention of what was learned, refused and published, and compaction."""
 
 import threading
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from experience.spool import Spool
 from learnerd.clock import Clock
+from learnerd.compaction import Compaction
 from learnerd.config import Config
 from learnerd.gate import Gate
 from learnerd.reporter import Reporter
@@ -55,6 +56,9 @@ class Housekeeping:
         self._wake = wake
         self._due = False
         self._running: Future[None] | None = None
+        self._compaction = Compaction(
+            spool=spool, store=store, trainer=trainer, reporter=reporter, clock=clock
+        )
         self._calendar = start_calendar(config, self._ask)
 
     def step(self) -> None:
@@ -70,6 +74,8 @@ class Housekeeping:
                 self._spool.sweep(self._clock.wall())
                 self._gate.compact_outcomes()
                 self._running = self._trainer.submit(self._maintain)
+                self._compaction.begin()
+            self._compaction.step()
         except Exception as error:  # noqa: BLE001 - whatever is not cleared away, the daemon goes on
             remedy = "free space, or mend spool and state; it is tried again the next time"
             unexpected = not isinstance(error, (OSError, StoreError))

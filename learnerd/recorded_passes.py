@@ -7,11 +7,10 @@ stays as long as the rows that were new.
 import json
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 
 import structlog
 
-from experience.archive import read_note, read_shard
+from experience.archive_reader import ArchiveReader
 from experience.episode import Episode, EpisodeKey
 from experience.spool import Spool
 from learnerd.config import Config
@@ -45,7 +44,7 @@ def read_places(note: str, *, updates: int) -> list[list[Place]]:
 
 
 class RecordedPasses:
-    """Gives the shards of an archive, in their order, what was learned again with them.
+    """Gives the versions of an archive, in their order, what was learned again with them.
 
     Args:
         config: ``[batch]``, and where the archive is.
@@ -53,31 +52,30 @@ class RecordedPasses:
 
     def __init__(self, config: Config) -> None:
         self._batch = config.batch
-        self._spool = Spool(config.paths.spool, writer="replay")
+        self._archive = ArchiveReader(Spool(config.paths.spool, writer="replay").archive_folder)
         self._buffer = ReplayBuffer.of(config.batch)
 
-    def take(self, shard: Path, episodes: Sequence[Episode]) -> Passes:
-        """Take in the next shard, which holds ``episodes``; return what was learned again with them.
+    def take(self, version: int, episodes: Sequence[Episode], note: str) -> Passes:
+        """Take in the next version's ``episodes``; return what was learned again with them, by its ``note``.
 
         Nothing when ``reuse`` is 1: that is what the configuration asks for.
         """
         if self._batch.reuse == 1:
             return NO_PASSES
         updates = len(chunked(episodes, self._batch.chunk_episodes))
-        places = read_places(read_note(shard), updates=updates)
+        places = read_places(note, updates=updates)
         passes = Passes(replayed=tuple(tuple(filter(None, map(self._find, rows))) for rows in places))
         missing = sum(map(len, places)) - sum(map(len, passes.replayed))
         if missing:
-            log.warning("not_replayed", shard=shard.name, episodes=missing, error="no longer in the archive")
-        self._buffer.add(int(shard.stem), episodes)
+            log.warning("not_replayed", version=version, episodes=missing, error="no longer in the archive")
+        self._buffer.add(version, episodes)
         return passes
 
     def _find(self, place: Place) -> Archived | None:
         """Look in memory, where the daemon had it too; and else, with a smaller buffer than its, on disk."""
         version, key = place
         kept = self._buffer.find(version, key)
-        path = self._spool.archived(version) if kept is None else None
-        if path is None:
+        if kept is not None:
             return kept
-        rows = (episode for episode in read_shard(path) if episode.key == key)
+        rows = (episode for episode in self._archive.episodes(version) if episode.key == key)
         return next((Archived(version=version, episode=episode) for episode in rows), None)

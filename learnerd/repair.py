@@ -1,6 +1,6 @@
 """Repair: what damaged versions had learned is learned again from the archive.
 
-A version whose files are not what its manifest says is one of two things:
+A version whose files are not what its manifest says is one of three things:
 
 - **Off the lineage.** It was the newest, and the next version succeeds the one before it: its episodes are in
   no ledger any more. Its archive shard is then treated as a claimed file whose verdict has been given: its
@@ -8,6 +8,8 @@ A version whose files are not what its manifest says is one of two things:
   then is the old shard removed. After a crash in between both shards are there, and the ledger tells what was
   learned from the old one. A version without a shard, as an online learner's, is brought back by the delta
   that was kept with it, if that is whole; and a rollback by making it again.
+- **Unknown to the store**, which was restored from an older backup (``restored``). What the archive has of it
+  is learned again in the same way.
 - **Below the head.** Later versions hold what it had learned, so that nothing is learned again. Only its
   episode ids must not be forgotten: where its own files no longer tell them, the archive does.
 """
@@ -16,7 +18,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -33,6 +35,9 @@ from policies.ledger import Lineage
 from policies.manifest import version_folder
 from policies.rollback import Rejected
 from policies.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from experience.archive_reader import ArchiveReader
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +95,10 @@ class Repair:
         self._in_hand: dict[int, Path] = {}
         self._done: dict[int, str] = {}
         self._lost: dict[int, str] = {}
+        self._reader: ArchiveReader | None = None
+        self._returned: set[Path] = set()
+        self._returned_before = 0
+        self._some_wait = True
 
     def look(self, *, thorough: bool, idle: bool) -> Repairs:
         """Look for damage and begin to repair it.
@@ -99,6 +108,7 @@ class Repair:
                 ids are not known.
             idle: nothing that was handed out is waiting to be learned any more.
         """
+        self._reader = None
         self._close(idle=idle)
         damaged = self._damaged(thorough=thorough)
         head = self._heal(self._store.head(), damaged)
@@ -110,6 +120,7 @@ class Repair:
             self._settle(version, f"version {version} was damaged; its files have been put back")
         off = {version for version in damaged if version not in lineage} | self._skipped(lineage)
         again, more = self._bring_back(sorted(off), damaged)
+        more = more or self._bring_back_unpublished(again)
         return self._report(again, more=more)
 
     def _damaged(self, *, thorough: bool) -> dict[int, str]:
@@ -165,8 +176,22 @@ class Repair:
         return {
             version
             for version in skipped
-            if version_folder(self._state, version).is_dir() or self._spool.archived(version)
+            if version_folder(self._state, version).is_dir() or self._is_archived(version)
         }
+
+    def _is_archived(self, version: int) -> bool:
+        try:
+            return bool(self._archive().places(version))
+        except ShardDamaged:
+            return True  # perhaps
+
+    def _archive(self) -> "ArchiveReader":
+        """The archive as it is at this look."""
+        from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
+
+        if self._reader is None:
+            self._reader = ArchiveReader(self._spool.archive_folder)
+        return self._reader
 
     def _bring_back(self, versions: Sequence[int], damaged: dict[int, str]) -> tuple[list[Arrival], bool]:
         """The next arrivals to learn from again, oldest version first; whether there are more."""
@@ -187,19 +212,45 @@ class Repair:
                 self._store.discard(version)
             if idle or not shard.exists():
                 del self._in_hand[version]
+        gone = {path for path in self._returned if not path.exists()}
+        self._returned_before += len(gone)
+        self._returned = set() if idle else self._returned - gone
 
     def _again(self, version: int, reason: str) -> list[Arrival]:
         episodes, problem = self._archived(version)
         if problem:
             self._without_shard(version, f"version {version} is damaged ({reason})", problem)
             return []
-        shard = self._spool.archived(version)
-        assert shard is not None
+        shard = self._own_shard(version)
         self._in_hand[version] = shard
         log.error("version_damaged", version=version, reason=reason, episodes=len(episodes))
+        return self._readmit(_arrival_of(_claim_id(version), shard, episodes))
+
+    def _bring_back_unpublished(self, again: list[Arrival]) -> bool:
+        """Add what waits of versions that the store lacks since it was restored; whether there is more."""
+        from experience import archive, unpublished  # noqa: PLC0415 - loads pyarrow
+
+        waiting = unpublished.waiting(self._spool.archive_folder) if self._some_wait else []
+        self._some_wait = bool(waiting)
+        for path in waiting:
+            if path in self._returned:
+                continue
+            if sum(len(arrival.episodes) for arrival in again) >= self._most_episodes:
+                return True
+            try:
+                episodes = archive.read_shard(path)
+            except ShardDamaged as error:
+                self._lose(int(path.name.split("-")[1]), f"what a lost version learned is lost, too: {error}")
+                continue
+            self._returned.add(path)
+            again += self._readmit(_arrival_of(f"relearn-{path.stem}", path, episodes))
+        return False
+
+    def _readmit(self, arrival: Arrival) -> list[Arrival]:
+        """Archive what was learned of it already; what is left to be learned."""
         rest = []
-        for arrival in self._cycle.recover([_arrival_of(version, shard, episodes)]):
-            kept = self._gate.readmit(arrival)
+        for left in self._cycle.recover([arrival]):
+            kept = self._gate.readmit(left)
             if kept.episodes:
                 rest.append(kept)
             else:
@@ -208,15 +259,18 @@ class Repair:
 
     def _archived(self, version: int) -> tuple[list[Episode], str]:
         """The episodes of a version's shard; or why there are none."""
-        from experience.archive import read_shard  # noqa: PLC0415 - loads pyarrow
-
-        shard = self._spool.archived(version)
-        if shard is None:
-            return [], "the archive has no shard of it"
         try:
-            return read_shard(shard), ""
+            episodes = self._archive().episodes(version)
         except ShardDamaged as error:
             return [], str(error)
+        return episodes, "" if episodes else "the archive has no shard of it"
+
+    def _own_shard(self, version: int) -> Path:
+        """The shard of a version alone, which goes when its episodes have been learned again."""
+        from experience.compaction import take_out  # noqa: PLC0415 - loads pyarrow
+
+        self._reader = None
+        return take_out(self._spool.archive_folder, version)
 
     def _without_shard(self, version: int, message: str, problem: str) -> None:
         """Add the delta that was kept with a version once more; or say that it is lost."""
@@ -300,28 +354,35 @@ class Repair:
             log.error("version_lost", version=version, outcome=message)
         self._lost[version] = message
 
+    def _returned_message(self) -> dict[int, str]:
+        if not (self._returned or self._returned_before):
+            return {}
+        what = f"{self._returned_before} of the versions that are in the archive and not in the store"
+        left = f"; of {len(self._returned)} they are being learned again" if self._returned else ""
+        return {0: f"a backup was restored: the episodes of {what} have been learned again{left}"}
+
     def _report(self, again: list[Arrival], *, more: bool) -> Repairs:
         pending = {
             version: f"version {version} was damaged; its episodes are being learned again from the archive"
             for version in self._in_hand
         }
-        messages = {**self._done, **self._lost, **pending}
+        messages = {**self._done, **self._lost, **pending, **self._returned_message()}
         remedy = CHECK_DISK
         if self._lost:
             numbers = ", ".join(f"{version:08d}" for version in sorted(self._lost))
             remedy += f"; put back archive/<day>/<version>.parquet or checkpoints/<version> of {numbers}"
         return Repairs(
             again=tuple(again),
-            unfinished=bool(self._in_hand or more),
+            unfinished=bool(self._in_hand or self._returned or more),
             message="; ".join(messages[version] for version in sorted(messages)),
             remedy=remedy,
             lost=bool(self._lost or self._in_hand or more),
         )
 
 
-def _arrival_of(version: int, shard: Path, episodes: Sequence[Episode]) -> Arrival:
+def _arrival_of(claim_id: str, shard: Path, episodes: Sequence[Episode]) -> Arrival:
     """A shard as a file that was claimed when its episodes first came in."""
-    claim = Claim(id=_claim_id(version), attempt=0, name=shard.name, path=shard)
+    claim = Claim(id=claim_id, attempt=0, name=shard.name, path=shard)
     came_s = min(episode.ingested_at for episode in episodes)
     return Arrival(claim=claim, episodes=tuple(episodes), claimed_at=came_s, seen_s=None, mtime_s=came_s)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 import torch
 
-from experience.archive import read_shard
+from experience.archive_reader import ArchiveReader
 from experience.collate import usable_steps
 from experience.episode import Episode
 from experience.spool import Spool
@@ -27,6 +28,8 @@ from policies.initial import initial_checkpoint
 from policies.ledger import Lineage
 from policies.rollback import Rejected
 from policies.store import CheckpointStore
+
+log = structlog.get_logger(__name__)
 
 WRITER = "replay"
 
@@ -56,42 +59,55 @@ class Row:
     same_weights: bool | None
 
 
-def shards(config: Config) -> list[Path]:
-    """Return the archive's shards, in the order of their versions.
+def archived_versions(config: Config) -> list[int]:
+    """Return the versions that the archive has rows of, in order.
 
     Not those of versions that were damaged and are no ancestors of the newest one: what they had learned is
     learned again under a later number.
     """
     head = CheckpointStore(config.paths.state).head()
     skipped = () if head is None else Lineage.of(head).skipped
-    paths = Spool(config.paths.spool, writer=WRITER).shards()
-    return [path for path in paths if not any(low <= int(path.stem) <= high for low, high in skipped)]
+    archive = archive_of(config)
+    for path, what in archive.damaged().items():
+        log.warning("not_replayed", shard=path.name, error=what)
+    return [v for v in archive.versions() if not any(low <= v <= high for low, high in skipped)]
 
 
-def replay(config: Config, paths: Sequence[Path], *, scratch: Path) -> Iterator[Row]:
-    """Learn from ``paths`` in order, one published version a shard; yield a row for each.
+def archive_of(config: Config) -> ArchiveReader:
+    """Return a reader of the archive as it is now."""
+    return ArchiveReader(Spool(config.paths.spool, writer=WRITER).archive_folder)
+
+
+def replay(config: Config, versions: Sequence[int], *, scratch: Path) -> Iterator[Row]:
+    """Learn from what ``versions`` learned from, in order; publish one for each, and yield a row.
 
     The daemon goes undisturbed: its store is only read, to recover log-probabilities and to compare.
 
     Args:
         config: the learning rule; its state folder is where the recorded versions are.
-        paths: archive shards in the order of their versions.
+        versions: of the archive, ascending.
         scratch: an empty folder; becomes a state folder.
     """
     torch.set_num_threads(thread_count(config))
     recorded, store = CheckpointStore(config.paths.state), CheckpointStore(scratch)
     rollbacks = _RecordedRollbacks(recorded, store)
     head = rollbacks.begin(_start(config, recorded, store))
+    archive = archive_of(config)
     again, behavior = RecordedPasses(config), BehaviorCache(recorded)
-    for path in paths:
-        head = rollbacks.before(int(path.stem)) or head
-        episodes = read_shard(path)
+    for version in versions:
+        head = rollbacks.before(version) or head
+        episodes = archive.episodes(version)
+        if not episodes:
+            log.warning("not_replayed", version=version, why="no longer in the archive")
+            continue
         head = head if head is not None else _first(config, episodes)
-        learned = _learn(config, head, episodes, behavior, again.take(path, episodes))
+        learned = _learn(
+            config, head, episodes, behavior, again.take(version, episodes, archive.note(version))
+        )
         entries = ledger_entries(learned, lambda _: "")
         head = store.publish(learned.delta, base=head, writer=WRITER, episodes=entries, record=learned.record)
-        rollbacks.note(int(path.stem), head)
-        yield _row(int(path.stem), head, learned, recorded)
+        rollbacks.note(version, head)
+        yield _row(version, head, learned, recorded)
 
 
 class _RecordedRollbacks:

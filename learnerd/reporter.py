@@ -1,5 +1,6 @@
 """Reporter: what the daemon tells the world: log lines, alarms, the status file, the service manager."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,9 @@ UNTIL_HEALTHY = ("cycle_failed", *(alarm for alarm, _, _ in BAD_UPDATES.values()
 
 HEALTHY_UPDATES = 64
 """As many as the version of an admitted episode may be behind by default: by then it is from another time."""
+
+MOST_NAMED = 5
+"""Damaged shards that an alarm names; the log names all."""
 
 
 class Reporter:
@@ -188,6 +192,17 @@ class Reporter:
         if repairs.message:
             level = "alarm" if repairs.lost else "notice"
             self._telemetry.raise_alarm("version_damaged", repairs.message, repairs.remedy, level=level)
+
+    def archive_damaged(self, damaged: Mapping[Path, str]) -> None:
+        """Shards that cannot be read, as found when the archive was compacted; none: that is over."""
+        if not damaged:
+            self._telemetry.clear_alarm("archive_damaged")
+            return
+        named = "; ".join(itertools.islice(damaged.values(), MOST_NAMED))
+        more = f"; and {len(damaged) - MOST_NAMED} more" if len(damaged) > MOST_NAMED else ""
+        remedy = "put them back from a backup, or remove them; they stay as they are, and learning goes on"
+        log.error("archive_damaged", shards=[str(path) for path in damaged])
+        self._raise("archive_damaged", f"damaged, and not compacted: {named}{more}", remedy)
 
     def head(self, head: Checkpoint) -> None:
         """Somebody may have published, or rolled back, since the last cycle."""

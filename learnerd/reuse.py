@@ -7,7 +7,7 @@ neither loses a pass nor gives one twice.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -25,6 +25,9 @@ from learnerd.replay_buffer import Archived, ReplayBuffer
 from policies import ledger
 from policies.checkpoint import Checkpoint
 from policies.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from experience.archive_reader import ArchiveReader
 
 log = structlog.get_logger(__name__)
 
@@ -112,11 +115,11 @@ class Reuse:
         if head is None:
             return
         ancestors = ledger.Lineage.of(head)
-        for path in reversed(self._spool.shards()):
-            version = int(path.stem)
+        archive = _archive_of(self._spool)
+        for version in reversed(archive.versions()):
             if version not in ancestors:
                 continue
-            if not self._is_fresh(version) or not self._buffer.add_older(version, _read(path)):
+            if not self._is_fresh(version) or not self._buffer.add_older(version, _read(archive, version)):
                 return
 
     def add(self, version: int, episodes: Sequence[Episode]) -> None:
@@ -178,12 +181,16 @@ class Reuse:
         return known and all(self._behavior(version) is not None for version in acting_versions(episode))
 
 
-def _read(path: Path) -> list[Episode]:
-    """The episodes of a shard; none when it is damaged: repair tells of that, and replay goes without."""
-    from experience.archive import read_shard  # noqa: PLC0415 - loads pyarrow
+def _archive_of(spool: Spool) -> "ArchiveReader":
+    from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
 
+    return ArchiveReader(spool.archive_folder)
+
+
+def _read(archive: "ArchiveReader", version: int) -> list[Episode]:
+    """What a version learned from; none when that is damaged: repair tells of it, and replay goes without."""
     try:
-        return read_shard(path)
+        return archive.episodes(version)
     except (ShardDamaged, FileNotFoundError) as error:
-        log.warning("not_replayed", shard=path.name, error=str(error))
+        log.warning("not_replayed", version=version, error=str(error))
         return []

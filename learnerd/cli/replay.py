@@ -36,15 +36,15 @@ def command(
     """Learn from the archived episodes again, into a scratch store, and compare with what was published."""
     settings = read_config(ctx, config)
     pin_threads(settings)
-    from learnerd.replay import replay, scratch_folder, shards  # noqa: PLC0415 - loads torch
+    from learnerd.replay import archived_versions, replay, scratch_folder  # noqa: PLC0415 - loads torch
 
-    paths = shards(settings)
-    if not paths:
+    versions = archived_versions(settings)
+    if not versions:
         typer.echo(f"nothing to replay: no shard in {settings.paths.spool / 'archive'}", err=True)
         raise typer.Exit(ExitCode.NOTHING_TO_DO)
     scratch, remove = scratch_folder(into)
     try:
-        rows = list(_with_progress(replay(settings, paths, scratch=scratch), len(paths)))
+        rows = list(_with_progress(replay(settings, versions, scratch=scratch), len(versions)))
     finally:
         remove()
     if as_json:

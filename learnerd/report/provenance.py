@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from experience.errors import ShardDamaged
+from experience.spool import Spool
 from learnerd import versions
 from learnerd.config import Config
 from policies.checkpoint import LedgerEntry
@@ -41,7 +42,8 @@ def provenance(config: Config, version: int) -> Provenance:
     """Read what is there; a version that was pruned or damaged leaves a problem, not an error."""
     state = config.paths.state
     if version not in versions.numbers(state):
-        return Provenance(version=version, problem="it was pruned, or never published")
+        facts = (("archive", _shards(config, version)),)
+        return Provenance(version=version, facts=facts, problem="it was pruned, or never published")
     found = versions.details(state, version)
     problem = "; ".join(found["damage"])
     entries: list[LedgerEntry] = []
@@ -49,13 +51,12 @@ def provenance(config: Config, version: int) -> Provenance:
         entries = CheckpointStore(state).episodes(version)
     except StoreError as error:
         problem = problem or str(error)
-    shard = next((config.paths.spool / "archive").glob(f"*/{version:08d}.parquet"), None)
     return Provenance(
         version=version,
         facts=(
             *_manifest_facts(found["manifest"] or {}),
             *_ledger_facts(entries),
-            ("shard", _or_none(shard)),
+            ("archive", _shards(config, version)),
         ),
         clients=Counter(entry.key.client_id or "(no client id)" for entry in entries).most_common(MOST),
         files=list(dict.fromkeys(entry.source_name for entry in entries if entry.source_name)),
@@ -98,5 +99,14 @@ def _ledger_facts(entries: Sequence[LedgerEntry]) -> list[tuple[str, Any]]:
     ]
 
 
-def _or_none(shard: Path | None) -> str:
-    return "no longer in the archive" if shard is None else str(shard)
+def _shards(config: Config, version: int) -> str:
+    """Where the rows that a version learned from are."""
+    from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
+
+    try:
+        places = ArchiveReader(Spool(config.paths.spool).archive_folder).places(version)
+    except ShardDamaged as error:
+        return f"damaged: {error}"
+    return (
+        ", ".join(map(str, places)) or "no rows of it: removed by [archive] retention, or it learned nothing"
+    )

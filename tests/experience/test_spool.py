@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experience.archive import read_rows, read_shard
+from experience.archive_folder import day_folders, own_shards
 from experience.claims import MAX_NAME_BYTES
 from experience.episode import Episode
 from experience.errors import Problem
@@ -284,7 +285,7 @@ def test_archive_goes_by_utc_day_and_version(spool):
     assert first == spool.root / "archive" / "2025-12-31" / "00000007.parquet"
     assert second == spool.root / "archive" / "2026-01-01" / "123456789.parquet"
     third = spool.archive(8, [episode("d")], published_at=PUBLISHED_AT + 9)
-    assert spool.shards() == [first, third, second]
+    assert own(spool) == [first, third, second]
     assert spool.archived(7) == first
     assert spool.archived(9) is None
     assert ids(first) == ["a", "b"]
@@ -296,7 +297,7 @@ def test_archiving_again_adds_and_never_drops(spool):
     assert ids(path) == ["a", "b"]
     spool.archive(1, [episode("c"), episode("a")], published_at=PUBLISHED_AT)
     assert ids(path) == ["a", "b", "c"]
-    assert spool.shards() == [path]
+    assert own(spool) == [path]
 
 
 def test_a_damaged_shard_is_kept_aside(spool):
@@ -305,14 +306,14 @@ def test_a_damaged_shard_is_kept_aside(spool):
     spool.archive(1, [episode("b")], published_at=PUBLISHED_AT)
     assert ids(path) == ["b"]
     assert path.with_name("00000001.parquet.damaged").exists()
-    assert spool.shards() == [path]
+    assert own(spool) == [path]
 
 
 def test_folders_that_are_no_days_are_passed_over(spool):
     for name in ("2026-13-01", "old", "20260101"):
         (spool.root / "archive" / name).mkdir()
         (spool.root / "archive" / name / "00000001.parquet").write_bytes(b"")
-    assert spool.shards() == []
+    assert own(spool) == []
     assert spool.archive_prune(keep_days=0, keep_bytes=0, now=PUBLISHED_AT * 2) == []
 
 
@@ -350,7 +351,7 @@ def test_sweep_removes_what_crashes_left(spool):
 def test_archive_prune_by_age_counts_from_the_end_of_the_day(spool):
     paths = [spool.archive(i, [episode()], published_at=i * 86_400.0) for i in range(1, 5)]
     assert spool.archive_prune(keep_days=1, keep_bytes=10**9, now=4 * 86_400.0 + 5) == paths[:2]
-    assert spool.shards() == paths[2:]
+    assert own(spool) == paths[2:]
     assert len(list((spool.root / "archive").iterdir())) == 2
     assert spool.archive_prune(keep_days=1, keep_bytes=10**9, now=4 * 86_400.0 + 5) == []
 
@@ -428,6 +429,12 @@ def test_folders_nested_at_will_do_no_harm(spool):
     spool.quarantine(spool.claim("deep"), PROBLEM, now=0.0)
     spool.quarantine_prune(keep_days=0, keep_bytes=0, now=time.time() + 9)
     assert list((spool.root / "quarantine" / "truncated").iterdir()) == []
+
+
+def own(spool):
+    """The shards of single versions, in order of version."""
+    found = [item for folder in day_folders(spool.archive_folder) for item in own_shards(folder).items()]
+    return [path for _, path in sorted(found)]
 
 
 ENDS = ("finish", "refuse", "quarantine", "archive")

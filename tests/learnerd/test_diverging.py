@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from experience.spool import Spool
 from learnerd.diverging import diverging
 
 
@@ -38,4 +37,4 @@ def test_an_episode_whose_update_diverges_costs_its_neighbors_nothing(site, drop
     assert site.status()["episodes"]["refused"] == {"diverged": 1}
     assert site.status()["episodes"]["learned"] == 5
     assert site.files("claimed") == []
-    assert len(Spool(site.folder / "spool").shards()) == 1
+    assert len(site.files("archive")) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from experience.archive import read_shard
 from learnerd.config import load_config
-from learnerd.replay import replay, shards
+from learnerd.replay import archived_versions, replay
 from policies.checkpoint import Delta, LedgerEntry
 from policies.errors import StoreError
 from policies.store import CheckpointStore
@@ -78,8 +78,10 @@ def test_replay_leaves_out_what_is_no_part_of_the_policy_and_follows_what_was_le
     spoil(site, last)
     site.run_and_crash("Spool.finish = lambda *a, **k: os._exit(77)")
     config = load_config(site.folder / "config.toml", {})
-    assert [int(path.stem) for path in shards(config)] == [last - 1, last + 1]
-    assert [row.same_weights for row in replay(config, shards(config), scratch=site.folder / "scratch")] == [
+    assert archived_versions(config) == [last - 1, last + 1]
+    assert [
+        row.same_weights for row in replay(config, archived_versions(config), scratch=site.folder / "scratch")
+    ] == [
         True,
         True,
     ]

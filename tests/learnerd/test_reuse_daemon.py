@@ -12,7 +12,7 @@ import learnerd.reuse
 from experience.archive import read_note
 from learnerd.config import load_config
 from learnerd.recorded_passes import read_places
-from learnerd.replay import replay, shards
+from learnerd.replay import archived_versions, replay
 from policies.errors import UpdateDiverged
 from policies.store import CheckpointStore
 
@@ -41,7 +41,7 @@ def replayed(site, version):
 def replay_rows(site):
     config = load_config(site.folder / "config.toml", {})
     scratch = site.folder / "scratch"
-    rows = list(replay(config, shards(config), scratch=scratch))
+    rows = list(replay(config, archived_versions(config), scratch=scratch))
     shutil.rmtree(scratch)
     return rows
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from learnerd.config import load_config
-from learnerd.replay import replay, shards
+from learnerd.replay import archived_versions, replay
 from learnerd.rollbacks import attributed
 from policies.checkpoint import Delta
 from policies.ledger import Lineage
@@ -147,7 +147,7 @@ def test_replay_goes_back_where_the_daemon_did(three, drop, to):
     rollback(site, 5)
     learn(site, drop, 7)
     config = load_config(site.folder / "config.toml", {})
-    rows = list(replay(config, shards(config), scratch=site.folder / "scratch"))
+    rows = list(replay(config, archived_versions(config), scratch=site.folder / "scratch"))
     assert [row.recorded for row in rows] == [1, 2, 3, 5, 6, 8]
     assert all(row.same_weights for row in rows)
 

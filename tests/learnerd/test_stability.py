@@ -8,7 +8,7 @@ import pytest
 
 from experience.archive import read_shard
 from learnerd.config import ConfigError, load_config
-from learnerd.replay import replay, shards
+from learnerd.replay import archived_versions, replay
 from policies.store import CheckpointStore
 
 IMPOSSIBLE = np.full(5, -500.0)
@@ -26,7 +26,7 @@ def status(site):
 
 def replays_to_the_bit(site):
     config = load_config(site.folder / "config.toml", {})
-    rows = list(replay(config, shards(config), scratch=site.folder / "scratch"))
+    rows = list(replay(config, archived_versions(config), scratch=site.folder / "scratch"))
     return rows and all(row.same_weights for row in rows)
 
 
