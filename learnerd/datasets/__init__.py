@@ -6,9 +6,10 @@ A format is a module in this folder with ``read`` and ``write``, and one line in
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from experience.episode import Episode
+if TYPE_CHECKING:  # the command line names the formats without loading NumPy
+    from experience.episode import Episode
 
 FORMATS = ("minari", "csv", "parquet")
 
@@ -31,7 +32,7 @@ class Losses:
 class Format(Protocol):
     """What a module of this folder has."""
 
-    def read(self, source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Episode]:
+    def read(self, source: str, losses: Losses, names: Mapping[str, str]) -> "Iterator[Episode]":
         """Yield the episodes of ``source``, a file or the name of a dataset.
 
         Args:
@@ -44,7 +45,7 @@ class Format(Protocol):
             OSError, ValueError: it cannot be read.
         """
 
-    def write(self, episodes: Iterable[Episode], target: str, losses: Losses) -> int:
+    def write(self, episodes: "Iterable[Episode]", target: str, losses: Losses) -> int:
         """Write ``episodes`` to ``target``, which must not exist; return how many.
 
         Raises:
