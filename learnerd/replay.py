@@ -98,7 +98,7 @@ def replay(config: Config, versions: Sequence[int], *, scratch: Path) -> Iterato
         head = rollbacks.before(version) or head
         episodes = archive.episodes(version)
         if not episodes:
-            log.warning("not_replayed", version=version, why="no longer in the archive")
+            log.warning("not_replayed", version=version, error="no longer in the archive")
             continue
         head = head if head is not None else _first(config, episodes)
         learned = _learn(

@@ -1,5 +1,6 @@
 """Disks that are full, and folders that are not as they were."""
 
+import resource
 import shutil
 
 from rehearsal.rehearsals import (
@@ -21,6 +22,12 @@ class Often:
 learnerd.maintenance.CronTrigger = Often
 """
 """A calendar whose minutes are short."""
+
+OFTEN_LIMITED = f"""{OFTEN}
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, resource.RLIM_INFINITY))
+"""
+"""From the start, so that no day is compacted before."""
 
 IMPATIENT = """
 import learnerd.recorder
@@ -73,6 +80,31 @@ def a_file_in_place_of_a_folder(site, drop):
     site.start(patch=OFTEN)
     with replaced_by_a_file(site.folder / "spool" / "quarantine"):
         yield
+    yield
+
+
+@register("archive_damaged", sample=True)
+def a_flipped_bit_in_the_archive(site, drop):
+    site.configure(SPACES + QUICK)
+    process = site.start()
+    day = a_finished_day(site, process, drop)
+    shard = min(day.iterdir())
+    whole = shard.read_bytes()
+    flip(shard)
+    site.start(patch=OFTEN)
+    yield
+    shard.write_bytes(whole)
+    yield
+
+
+@register("compaction_failed")
+def no_room_for_a_compacted_day(site, drop):
+    site.configure(SPACES + QUICK)
+    process = site.start()
+    a_finished_day(site, process, drop, steps=3000)
+    process = site.start(patch=OFTEN_LIMITED)
+    yield
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     yield
 
 
@@ -156,6 +188,16 @@ def nothing_left_of_it(site, drop):
     shutil.rmtree(site.state / "checkpoints" / "00000002")
     kept.rename(site.state / "checkpoints" / "00000002")
     yield
+
+
+def a_finished_day(site, process, drop, **episode):
+    """Stop the daemon; the folder of an old day with two shards: what it learned, as if it were long ago."""
+    for version in (2, 3):
+        drop(**episode)
+        waiting_for_version(site, version)
+    assert site.stop(process) == 0
+    (today,) = (site.folder / "spool" / "archive").iterdir()
+    return today.rename(today.with_name("2026-01-02"))
 
 
 def flip(path):

@@ -1,0 +1,45 @@
+import pytest
+
+from learnerd.config import Config
+from learnerd.published_policy import policy_problems
+
+SPACES = [
+    {"observation_shape": [4], "action": {"kind": "discrete", "n": 2}},
+    {"observation_shape": [4], "action": {"kind": "discrete", "n": 3, "start": 1}},
+    {
+        "observation": {"kind": "image", "shape": [6, 6, 3]},
+        "action": {"kind": "multi_discrete", "nvec": [3, 2]},
+    },
+    {
+        "observation": {
+            "kind": "dict",
+            "spaces": {"a": {"kind": "discrete", "n": 3}, "b": {"kind": "box", "shape": [2]}},
+        },
+        "action": {"kind": "continuous", "shape": [2]},
+    },
+    {"observation": {"kind": "box", "shape": [5]}, "action": {"kind": "multi_binary", "n": 3}},
+]
+
+
+def given(**policy):
+    return Config.model_validate({"policy": policy})
+
+
+def published(config):
+    """As its manifest has it."""
+    return config.policy.spec(config.policy.observation_space(), config.policy.action_space()).to_json()
+
+
+@pytest.mark.parametrize("policy", SPACES)
+def test_a_restart_with_the_same_words_asks_for_the_same_policy(policy):
+    config = given(**policy)
+    assert policy_problems(config, published(config)) == []
+    assert policy_problems(config, {}) == []
+
+
+@pytest.mark.parametrize("policy", SPACES)
+@pytest.mark.parametrize("other", SPACES)
+def test_other_spaces_are_named(policy, other):
+    problems = policy_problems(given(**policy), published(given(**other)))
+    assert bool(problems) == (policy != other)
+    assert all(problem.key in {"action", "observation", "observation_shape"} for problem in problems)
