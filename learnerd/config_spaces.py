@@ -5,7 +5,14 @@ They are those of ``experience.spaces``, written out again, as reading a config 
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 ACCEPTED_ACTION = (
     '{ kind = "discrete", n = 2 } or { kind = "continuous", shape = [1] } or '
@@ -39,6 +46,12 @@ class Discrete(_Space):
     kind: Literal["discrete"]
     n: Count
     start: int = 0
+
+    @model_serializer(mode="wrap")
+    def _as_published(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a start of 0: so it stands in manifests, with which it is compared."""
+        found: dict[str, Any] = plain(self)
+        return {name: value for name, value in found.items() if name != "start" or value}
 
 
 class Continuous(_Space):

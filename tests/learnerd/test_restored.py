@@ -64,7 +64,6 @@ def test_beside_the_archive_of_another_policy_nothing_is_touched(site, drop):
     shutil.rmtree(site.state)
     site.configure(POLICY)
     assert site.run_here() == 9
-    site.configure()
     assert site.run_here() == 9
     assert site.current() == 1
     assert [path.read_bytes() for path in site.files("archive")] == files
