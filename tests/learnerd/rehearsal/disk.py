@@ -22,6 +22,9 @@ learnerd.maintenance.CronTrigger = Often
 """
 """A calendar whose minutes are short."""
 
+KEPT = "[archive]\nkeep_days = 99999\n"
+"""So that a day long ago is there to be compacted."""
+
 IMPATIENT = """
 import learnerd.recorder
 learnerd.recorder.Recorder.__init__.__kwdefaults__["retry_s"] = 0.2
@@ -73,6 +76,46 @@ def a_file_in_place_of_a_folder(site, drop):
     site.start(patch=OFTEN)
     with replaced_by_a_file(site.folder / "spool" / "quarantine"):
         yield
+    yield
+
+
+def archived(site):
+    """The shard of version 2, once it is there."""
+    made = f"{2:08d}.parquet"
+    site.wait(lambda: made in [path.name for path in site.files("archive")], what="its shard")
+    return next(path for path in site.files("archive") if path.name == made)
+
+
+def finish_its_day(site, shard):
+    """Put a shard into a day that is over."""
+    return shard.parent.rename(site.folder / "spool" / "archive" / "2020-01-01") / shard.name
+
+
+@register("compaction_failed")
+def no_room_to_compact(site, drop):
+    site.configure(SPACES + QUICK + KEPT)
+    process = site.start(patch=OFTEN)
+    drop(steps=3000)
+    waiting_for_version(site, 2)
+    shard = archived(site)
+    with no_large_files(process):
+        finish_its_day(site, shard)
+        yield
+    yield
+
+
+@register("archive_damaged")
+def a_flipped_bit_in_the_archive(site, drop):
+    site.configure(SPACES + QUICK + KEPT)
+    process = site.start()
+    drop()
+    waiting_for_version(site, 2)
+    assert site.stop(process) == 0
+    shard = finish_its_day(site, archived(site))
+    flip(shard)
+    site.start(patch=OFTEN)
+    yield
+    shard.unlink()
     yield
 
 
