@@ -1,6 +1,5 @@
 """Disks that are full, and folders that are not as they were."""
 
-import resource
 import shutil
 
 from rehearsal.rehearsals import (
@@ -23,11 +22,8 @@ learnerd.maintenance.CronTrigger = Often
 """
 """A calendar whose minutes are short."""
 
-OFTEN_LIMITED = f"""{OFTEN}
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, resource.RLIM_INFINITY))
-"""
-"""From the start, so that no day is compacted before."""
+KEPT = "[archive]\nkeep_days = 99999\n"
+"""So that a day long ago is there to be compacted."""
 
 IMPATIENT = """
 import learnerd.recorder
@@ -83,28 +79,43 @@ def a_file_in_place_of_a_folder(site, drop):
     yield
 
 
-@register("archive_damaged", sample=True)
-def a_flipped_bit_in_the_archive(site, drop):
-    site.configure(SPACES + QUICK)
-    process = site.start()
-    day = a_finished_day(site, process, drop)
-    shard = min(day.iterdir())
-    whole = shard.read_bytes()
-    flip(shard)
-    site.start(patch=OFTEN)
-    yield
-    shard.write_bytes(whole)
-    yield
+def archived(site):
+    """The shard of version 2, once it is there."""
+    made = f"{2:08d}.parquet"
+    site.wait(lambda: made in [path.name for path in site.files("archive")], what="its shard")
+    return next(path for path in site.files("archive") if path.name == made)
+
+
+def finish_its_day(site, shard):
+    """Put a shard into a day that is over."""
+    return shard.parent.rename(site.folder / "spool" / "archive" / "2020-01-01") / shard.name
 
 
 @register("compaction_failed")
-def no_room_for_a_compacted_day(site, drop):
-    site.configure(SPACES + QUICK)
-    process = site.start()
-    a_finished_day(site, process, drop, steps=3000)
-    process = site.start(patch=OFTEN_LIMITED)
+def no_room_to_compact(site, drop):
+    site.configure(SPACES + QUICK + KEPT)
+    process = site.start(patch=OFTEN)
+    drop(steps=3000)
+    waiting_for_version(site, 2)
+    shard = archived(site)
+    with no_large_files(process):
+        finish_its_day(site, shard)
+        yield
     yield
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@register("archive_damaged")
+def a_flipped_bit_in_the_archive(site, drop):
+    site.configure(SPACES + QUICK + KEPT)
+    process = site.start()
+    drop()
+    waiting_for_version(site, 2)
+    assert site.stop(process) == 0
+    shard = finish_its_day(site, archived(site))
+    flip(shard)
+    site.start(patch=OFTEN)
+    yield
+    shard.unlink()
     yield
 
 
@@ -188,16 +199,6 @@ def nothing_left_of_it(site, drop):
     shutil.rmtree(site.state / "checkpoints" / "00000002")
     kept.rename(site.state / "checkpoints" / "00000002")
     yield
-
-
-def a_finished_day(site, process, drop, **episode):
-    """Stop the daemon; the folder of an old day with two shards: what it learned, as if it were long ago."""
-    for version in (2, 3):
-        drop(**episode)
-        waiting_for_version(site, version)
-    assert site.stop(process) == 0
-    (today,) = (site.folder / "spool" / "archive").iterdir()
-    return today.rename(today.with_name("2026-01-02"))
 
 
 def flip(path):
