@@ -112,6 +112,18 @@ def test_while_held_files_are_claimed_but_not_read(site, drop, rounds, monkeypat
     assert loop._gate.counts()["refused"] == {}
 
 
+def test_after_hours_of_it_fresh_files_are_as_young_as_ever(site, drop, rounds):
+    site.configure(FAST + SHORT_AGE)
+    loop = rounds()
+    loop._clock.stop_aging(stopped=True)
+    loop._clock._idle_since -= 20_000.0
+    drop()
+    go(loop, lambda: document(site)["latency"]["drop_to_publish_p50_s"] is not None)
+    assert learned(site) == ["episode-1"]
+    assert loop._gate.counts()["refused"] == {}
+    assert 0.0 <= document(site)["latency"]["drop_to_publish_p50_s"] < 600.0
+
+
 def test_a_claim_that_somebody_takes_back_is_left_out(site, drop, rounds):
     site.configure(FAST)
     write_pause(site.state, Pause.now(for_s=None, reason=""))
