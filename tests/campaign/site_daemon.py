@@ -106,6 +106,8 @@ class InProcessDecoder:
 class NoWatch:
     """No hints: rescans find everything, and ending an observer's thread takes half a second."""
 
+    problem = ""
+
     def __init__(self, *_) -> None:
         pass
 
