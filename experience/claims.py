@@ -34,7 +34,7 @@ class Claim:
 
     Attributes:
         id: UUIDv7; claims sort by it in the order in which they were made.
-        attempt: how often it was begun to be parsed.
+        attempt: how often it was begun to be parsed; 0: never yet.
         name: its name in the inbox, shortened when it was longer than MAX_NAME_BYTES.
         path: where it is now; ``Spool.attempt`` gives a claim with another one.
     """

@@ -55,30 +55,24 @@ class Spool:
         self.writer = writer
         self._inbox = self.root / "in"
         self._inbox_text = os.fspath(self._inbox)
+        self._busy = self.root / "busy"
         self._claimed = self.root / "claimed" / writer
         self._work = self.root / "work"
         self.archive_folder = self.root / "archive"
         self._refused = self.root / "refused"
         self._quarantine = self.root / "quarantine"
         self._folder_sizes = FolderSizes()
-        self._inbox_access: tuple[int, int] | None = None
+        self._access: dict[Path, tuple[int, int]] = {}
 
     def make_folders(self) -> None:
         """Create the folders that are missing, durably, also after a kill before an earlier call's fsync."""
-        folders = (
-            self._inbox,
-            self._claimed,
-            self._work,
-            self.archive_folder,
-            self._refused,
-            self._quarantine,
-        )
-        for folder in folders:
+        for folder in self._folders:
             make_folder(folder)
-        for folder in (self.root, *folders, self._claimed.parent):
+        for folder in (self.root, *self._folders, self._claimed.parent):
             fsync_folder(folder)
-        status = self._inbox.stat()
-        self._inbox_access = stat.S_IMODE(status.st_mode), status.st_gid
+        for folder in (self._inbox, self._busy):  # clients write there: who may is the operator's choice
+            status = folder.stat()
+            self._access[folder] = stat.S_IMODE(status.st_mode), status.st_gid
 
     def restore_folders(self) -> list[Path]:
         """Make folders again that somebody removed; none when all are gone: a disk may be unmounted.
@@ -86,21 +80,13 @@ class Spool:
         Returns:
             Those that were missing.
         """
-        folders = (
-            self._inbox,
-            self._claimed,
-            self._work,
-            self.archive_folder,
-            self._refused,
-            self._quarantine,
-        )
-        missing = [folder for folder in folders if not folder.is_dir()]
-        if len(missing) == len(folders):
+        missing = [folder for folder in self._folders if not folder.is_dir()]
+        if len(missing) == len(self._folders):
             return []
         for folder in missing:
             make_folder(folder)
-            if folder == self._inbox and self._inbox_access is not None:
-                mode, group = self._inbox_access
+            if folder in self._access:
+                mode, group = self._access[folder]
                 with contextlib.suppress(OSError):
                     os.chown(folder, -1, group)
                     folder.chmod(mode)
@@ -153,8 +139,12 @@ class Spool:
             return None
         return claim
 
+    def claimed(self, name: str) -> Claim | None:
+        """Return the claim whose file has ``name``; None when that is no claim's."""
+        return parsed(self._claimed / name)
+
     def sync_claims(self) -> None:
-        """Make claims durable before a verdict or a ledger names them by their ids.
+        """Make claims and their attempts durable before a verdict or a ledger names them by their ids.
 
         A claim that a power cut undoes comes again under another id: its refusal would count twice, and an
         episode learned from it would be taken for a second deposit.
@@ -171,8 +161,11 @@ class Spool:
         return self._renumber(claim, claim.attempt + 1)
 
     def clear_attempts(self, claim: Claim) -> Claim:
-        """Take back the attempts of a claim that was parsed after all: later kills are not its fault."""
-        return self._renumber(claim, 0)
+        """Take back the attempts but one of a claim that was parsed after all: later kills are not its fault.
+
+        One stays, because 0 says that nobody has begun to read it: nothing can have been learned from it.
+        """
+        return self._renumber(claim, 1)
 
     def work_path(self, claim: Claim) -> Path:
         """Where the daemon's own copy of the claimed bytes goes."""
@@ -324,6 +317,13 @@ class Spool:
         return Sizes(
             spool_bytes=sum(self._folder_sizes.measure(folder) for folder in folders),
             archive_bytes=self._folder_sizes.measure(self.archive_folder),
+        )
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return (
+            *(self._inbox, self._busy, self._claimed, self._work),
+            *(self.archive_folder, self._refused, self._quarantine),
         )
 
     def _renumber(self, claim: Claim, attempt: int) -> Claim:

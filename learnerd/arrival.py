@@ -16,7 +16,8 @@ class Arrival:
         episodes: those not refused so far.
         problems: episodes of it that could not be read.
         claimed_at: UTC seconds of the claim; with ``seen_s`` it gives every episode's age.
-        seen_s: monotonic seconds of the claim; None when an earlier run of the daemon claimed it.
+        seen_s: ``Clock.aging`` when it was read; None when it was claimed by an earlier run of the daemon, or
+            while the daemon was held back.
         mtime_s: UTC seconds of the file's last change: its end when the episode names none.
     """
 
@@ -37,9 +38,10 @@ class Arrival:
         return replace(self, episodes=episodes)
 
     def age_s(self, episode: Episode, *, now_s: float) -> float:
-        """Age of ``episode``: by the wall clock up to the claim, by the monotonic clock since.
+        """Age of ``episode``: by the wall clock up to the claim, by ``Clock.aging``, ``now_s``, since.
 
-        A file claimed by an earlier run keeps the age that it had then: a restart repeats no verdict.
+        A file claimed by an earlier run keeps the age that it had then: a restart repeats no verdict. So does
+        one that was claimed while the daemon was held back.
         """
         ended_at = self.mtime_s if episode.ended_at is None else episode.ended_at
         since_s = 0.0 if self.seen_s is None else now_s - self.seen_s

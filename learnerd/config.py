@@ -20,6 +20,7 @@ from learnerd.config_tables import (
     Admission,
     Batch,
     Daemon,
+    Disk,
     History,
     Learner,
     Merge,
@@ -62,6 +63,7 @@ class Config(Table):
     archive: Retention = Retention()
     quarantine: QuarantineRetention = QuarantineRetention()
     schedule: Schedule = Schedule()
+    disk: Disk = Disk()
     history: History = History()
     telemetry: Telemetry = Telemetry()
 

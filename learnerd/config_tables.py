@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from learnerd.config_spaces import ACCEPTED_ACTION, ACCEPTED_OBSERVATION, Action, Observation
+from learnerd.cron import Cron
+from learnerd.windows import Window
 
 if TYPE_CHECKING:
     from experience.spaces import Space
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
     from policies.spec import ActionSpace, PolicySpec
     from policies.stability import StabilityLimits
 
-CRON_FIELD = re.compile(r"(\*|[0-9]+(-[0-9]+)?|[a-z]{3}(-[a-z]{3})?)(/[1-9][0-9]*)?", re.IGNORECASE)
 MAX_PORT = 65_535
-CRON_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
 def _to_tuple(value: Any) -> Any:
@@ -36,15 +36,12 @@ def _to_path(value: Any, info: ValidationInfo) -> Any:
 
 
 def _check_cron(text: str) -> str:
-    fields = text.split()
-    if len(fields) != len(CRON_LIMITS):
-        raise ValueError("a cron line has five fields")
-    for field, (low, high) in zip(fields, CRON_LIMITS, strict=True):
-        for part in field.split(","):
-            if not CRON_FIELD.fullmatch(part):
-                raise ValueError(f"{part!r} is no cron field")
-            if any(not low <= int(number) <= high for number in re.findall(r"\d+", part.split("/")[0])):
-                raise ValueError(f"{part!r} is outside {low}-{high}")
+    Cron.parse(text)
+    return text
+
+
+def _check_window(text: str) -> str:
+    Window.parse(text)
     return text
 
 
@@ -82,7 +79,7 @@ Widths = Annotated[
     BeforeValidator(_to_tuple),
     Field(min_length=1, description="a list of integers >= 1, such as [64, 64]"),
 ]
-Cron = Annotated[
+CronLine = Annotated[
     str,
     AfterValidator(_check_cron),
     Field(description='five cron fields (minute hour day month weekday), such as "30 3 * * *"'),
@@ -92,6 +89,10 @@ Address = Annotated[
     AfterValidator(_check_address),
     Field(description='"" or an IP address and a port, such as "127.0.0.1:8642" or "[::1]:8642"'),
 ]
+
+
+WindowText = Annotated[str, AfterValidator(_check_window)]
+WINDOWS = 'a list of windows, each a cron line, "for" and at most 7d, such as ["0 18 * * mon-fri for 6h"]'
 
 
 class Table(BaseModel):
@@ -299,10 +300,20 @@ class Schedule(Table):
     """What happens by the clock."""
 
     rescan_s: Positive = 10.0
-    quiet: Annotated[tuple[str, ...], BeforeValidator(_to_tuple)] = Field(
-        default=(), max_length=0, description="[]; quiet hours come with a later release"
+    train: Annotated[
+        Literal["always"] | Annotated[tuple[WindowText, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
+    ] = Field(default="always", description=f'"always" or {WINDOWS}')
+    quiet: Annotated[tuple[WindowText, ...], BeforeValidator(_to_tuple)] = Field(
+        default=(), description=WINDOWS
     )
-    compact: Cron = "30 3 * * *"
+    busy_max_s: Positive = 300.0
+    compact: CronLine = "30 3 * * *"
+
+
+class Disk(Table):
+    """How full the disk may get."""
+
+    min_free_bytes: CountOrZero = 268_435_456
 
 
 class History(Table):

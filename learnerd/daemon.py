@@ -27,6 +27,7 @@ from learnerd.notify import Notifier
 from learnerd.published_policy import policy_problems
 from learnerd.reload import Change
 from learnerd.requests import Requests
+from learnerd.schedule import Schedule
 from learnerd.threads import thread_count
 from policies.errors import StoreError
 from policies.merge import MergeSettings
@@ -43,14 +44,17 @@ PATIENCE_S = 60.0
 def run(config: Config, *, mode: Mode = "forever") -> int:
     """Run the daemon; returns the process's exit code.
 
-    0: stopped as asked, or in the finite modes a file got a verdict; 9: there was none; 5: another daemon
-    holds the instance lock, or the store could not be written. On a full disk "forever" waits for space.
+    0: stopped as asked, or in the finite modes a file got a verdict; 9: there was none, or learning is
+    paused; 5: another daemon holds the instance lock, the disk is low, or the store could not be written. On
+    a full disk "forever" waits for space.
     """
     for folder in (config.paths.state / "lock", config.paths.spool):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(config.paths.state / "lock" / "instance", timeout=1.0, mode=0o660, fallback_to_soft=False)
     requests = Requests()
     requests.listen(reloads=mode == "forever")
+    if mode != "forever" and (code := _held_back(config)) is not None:
+        return code
     try:
         with lock:
             return _run(config, mode, requests)
@@ -61,6 +65,16 @@ def run(config: Config, *, mode: Mode = "forever") -> int:
             remedy="another daemon runs on this state folder; stop it first",
         )
         return ExitCode.RETRYABLE
+
+
+def _held_back(config: Config) -> ExitCode | None:
+    """What a run that would end by itself returns when it may not begin; None when it may."""
+    schedule = Schedule(config, clock=Clock(remember_s=0.0), finite=True)
+    schedule.look()
+    for hold in schedule.holds:
+        remedy = "`learnerd resume` first" if hold.why == "paused" else schedule.concerns[0].remedy
+        log.warning(hold.why, message=hold.message, remedy=remedy)
+    return schedule.exit_code() if schedule.held else None
 
 
 def _run(config: Config, mode: Mode, requests: Requests) -> int:

@@ -302,7 +302,7 @@ class Gate:
 
     def _sight(self, episode: Episode, arrival: Arrival) -> Sight:
         return Sight(
-            age_s=arrival.age_s(episode, now_s=self._clock.monotonic()),
+            age_s=arrival.age_s(episode, now_s=self._clock.aging()),
             staleness=self._lineage.staleness,
             log_probs=self._log_probs,
             rejected=self._lineage.rejected,

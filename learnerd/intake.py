@@ -23,6 +23,9 @@ MAX_ATTEMPTS = 3
 SLICE_FILES = 64
 """Files claimed and decoded between two looks at signals and the clock."""
 
+SLICE_CLAIMS = 1024
+"""Files claimed between two looks while nothing is decoded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
@@ -69,6 +72,7 @@ class Intake:
         self._clock = clock
         self._settling = Settling(settle_s)
         self._backlog = Backlog()
+        self._unread = Backlog()
         self._retries: list[Retry] = []
         self._known: set[str] = set()
         self._stuck: set[str] = set()
@@ -77,13 +81,20 @@ class Intake:
     @property
     def idle(self) -> bool:
         """Nothing known is left to claim, to settle or to retry."""
-        return not (self._backlog.names or self._retries or self._settling.unsettled)
+        waiting = self._backlog.names or self._unread.names or self._retries or self._settling.unsettled
+        return not waiting
 
     @property
     def has_work(self) -> bool:
         """A call of ``take`` would find a file now."""
         now = self._clock.monotonic()
-        return bool(self._backlog.names) or any(retry.due_s <= now for retry in self._retries)
+        known = self._backlog.names or self._unread.names
+        return bool(known) or any(retry.due_s <= now for retry in self._retries)
+
+    @property
+    def unclaimed(self) -> bool:
+        """A call of ``claim`` would find a file now."""
+        return bool(self._backlog.names)
 
     def next_due_s(self) -> float | None:
         """Seconds until a retry, or a file that is still settling, needs a look; None when none does."""
@@ -101,11 +112,12 @@ class Intake:
         """Take hints: names that were closed, or renamed into place."""
         self._backlog.add(complete)
 
-    def scan(self, *, only_known: bool = False) -> None:
+    def scan(self, *, only_known: bool = False, adopt: bool = True) -> None:
         """Look at the whole inbox: every finished file joins the backlog, oldest first.
 
         Args:
             only_known: leave out files that an earlier scan did not see.
+            adopt: take up claims that nobody has read yet, too; False while nothing is to be read.
         """
         waiting = [file for file in self._spool.waiting() if not only_known or file.name in self._known]
         self._known = {file.name for file in waiting}
@@ -117,25 +129,37 @@ class Intake:
             monotonic_s=self._clock.monotonic(),
         )
         self._backlog = Backlog(names=dict.fromkeys(file.name for file in ready))
-        self._adopt_orphans()
+        if adopt:
+            self._adopt_orphans()
         self._settled_at_s = self._clock.monotonic() + self._settle_s
 
     def _adopt_orphans(self) -> None:
-        """Take up claims of ours that nobody holds: something failed between claim and verdict.
+        """Take up claims of ours that nobody holds: not read yet, or something failed before the verdict.
 
         A file that kills its decoder is retried, never orphaned: these files' attempts were not their fault.
         """
         known = {retry.claim.id for retry in self._retries} | self._gate.held()
-        for claim in self._spool.resume():
-            if claim.id not in known:
+        orphans = [claim for claim in self._spool.resume() if claim.id not in known]
+        self._unread = Backlog()
+        self._unread.add([claim.path.name for claim in orphans if claim.attempt == 0])
+        for claim in orphans:
+            if claim.attempt:
                 self._retry(self._spool.clear_attempts(claim), delay_s=0.0, resumed=True)
 
-    def resume(self) -> list[Arrival]:
-        """Decode every claim that an earlier run left, unsorted: some may have been published.
+    def claim(self) -> None:
+        """Take files out of the inbox without reading them, so that their age stands still."""
+        names = self._backlog.take(SLICE_CLAIMS)
+        claims = [claim for claim in (self._claim(name, attempt=0) for name in names) if claim]
+        if claims:
+            self._spool.sync_claims()
 
-        One at a time: when this process ends on one of them, only that one's attempts have been raised.
+    def resume(self) -> list[Arrival]:
+        """Decode every claim that an earlier run began to read, unsorted: some may have been published.
+
+        One at a time: when this process ends on one of them, only that one's attempts have been raised. The
+        others, of which there may be many, are found by ``scan``.
         """
-        claims = self._spool.resume()
+        claims = [claim for claim in self._spool.resume() if claim.attempt]
         return [arrival for claim in claims for arrival in self._decode_again([claim], resumed=True)]
 
     def take(self, room: int) -> Iterator[Arrival]:
@@ -146,11 +170,16 @@ class Intake:
         now = self._clock.monotonic()
         due = [retry for retry in self._retries if retry.due_s <= now][:room]
         self._retries = [retry for retry in self._retries if retry not in due]
-        names = self._backlog.take(min(SLICE_FILES, room - len(due)))
+        room = min(SLICE_FILES, room - len(due))
+        unread = [claim for claim in map(self._spool.claimed, self._unread.take(room)) if claim]
+        # A power cut must not leave as unread what has been published.
+        sync = self._spool.sync_claims
+        yield from self._admitted(self._decode_again(unread, resumed=True, meanwhile=sync))
+        names = self._backlog.take(room - len(unread))
         if names:
             self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
         claims = [claim for claim in map(self._claim, names) if claim]
-        yield from self._admitted(self._decode(claims, resumed=False, meanwhile=self._spool.sync_claims))
+        yield from self._admitted(self._decode(claims, resumed=False, meanwhile=sync))
         for resumed in (True, False):
             again = [retry.claim for retry in due if retry.resumed == resumed]
             yield from self._admitted(self._decode_again(again, resumed=resumed))
@@ -158,10 +187,13 @@ class Intake:
     def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
         return (kept for kept in self._gate.sort_all(arrivals) if kept.episodes)
 
-    def _decode_again(self, claims: Sequence[Claim], *, resumed: bool) -> Iterator[Arrival]:
+    def _decode_again(
+        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
+    ) -> Iterator[Arrival]:
         if claims:
             self._decoder.start()
-        return self._decode([claim for claim in map(self._next_attempt, claims) if claim], resumed=resumed)
+        tried = [claim for claim in map(self._next_attempt, claims) if claim]
+        return self._decode(tried, resumed=resumed, meanwhile=meanwhile)
 
     def _decode(
         self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
@@ -173,9 +205,9 @@ class Intake:
             if arrival is not None:
                 yield arrival
 
-    def _claim(self, name: str) -> Claim | None:
+    def _claim(self, name: str, *, attempt: int = 1) -> Claim | None:
         try:
-            return self._spool.claim(name, attempt=1)
+            return self._spool.claim(name, attempt=attempt)
         except OSError as error:
             if not self._stuck:
                 log.warning(
@@ -188,11 +220,20 @@ class Intake:
     def _next_attempt(self, claim: Claim) -> Claim | None:
         """Raise the attempt in the name before parsing; a file that ended its decoder too often ends here."""
         if claim.attempt < MAX_ATTEMPTS:
-            return self._spool.attempt(claim)
+            return self._begin(claim)
         accepted = "a file that can be read within the decoder's limits of memory and time"
         problem = reject("decoder_died", "file", f"{claim.attempt} attempts, none finished", accepted).problem
         self._gate.quarantine(claim, problem)
         return None
+
+    def _begin(self, claim: Claim) -> Claim | None:
+        try:
+            return self._spool.attempt(claim)
+        except FileNotFoundError:
+            if not claim.path.parent.is_dir():
+                raise
+            log.warning("claim_removed", file=claim.name, remedy="somebody took it back; it is not learned")
+            return None
 
     def _job(self, claim: Claim) -> DecodeJob:
         return DecodeJob(
@@ -217,7 +258,7 @@ class Intake:
             episodes=result.decoded.episodes,
             problems=result.decoded.problems,
             claimed_at=result.job.ingested_at,
-            seen_s=None if resumed else self._clock.monotonic(),
+            seen_s=None if resumed else self._clock.aging(),
             mtime_s=result.mtime,
         )
         if not arrival.episodes:

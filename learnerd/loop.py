@@ -24,6 +24,7 @@ from learnerd.repair import Repair
 from learnerd.reporter import Reporter
 from learnerd.requests import Requests
 from learnerd.rollbacks import Rollbacks
+from learnerd.schedule import Schedule
 from learnerd.scrub import Scrub
 from learnerd.status_file import read_status
 from learnerd.telemetry import Telemetry
@@ -37,6 +38,9 @@ Mode = Literal["forever", "once", "until_idle"]
 
 HEARTBEAT_S = 10.0
 """Longest time between two looks at the world and two writes of the status file."""
+
+LOOK_EVERY_S = 1.0
+"""Longest time between two looks at the schedule: `learnerd pause` may come at any time."""
 
 SCAN_PAUSE = 10.0
 """Times its own cost between two scans: with a million files waiting looking must not be all."""
@@ -116,6 +120,7 @@ class Loop:
             wake=self._wake,
         )
         self._rollbacks = Rollbacks(config, store=store, trainer=self._trainer, reporter=self._reporter)
+        self._schedule = Schedule(config, clock=clock, finite=mode != "forever")
         self._failures = self._unexplained = 0
         self._intake_failed = False
         self._resume_at_s = self._next_scan_s = self._next_status_s = 0.0
@@ -129,7 +134,8 @@ class Loop:
             self._wake.wait(self._wait_s())
             self._wake.clear()
             self._round()
-        if self._failures >= MAX_FAILURES:
+        is_full = self._mode != "forever" and self._schedule.disk_is_low
+        if self._failures >= MAX_FAILURES or is_full:
             return ExitCode.RETRYABLE
         idle = self._mode != "forever" and not self._draining and self._gate.verdicts == 0
         return ExitCode.NOTHING_TO_DO if idle else ExitCode.OK
@@ -163,6 +169,7 @@ class Loop:
         if self._mode != "once":
             self._watch.start()
         resumed = self._cycle.recover(self._intake.resume())
+        self._look_at_schedule()
         kept = [arrival for arrival in map(self._gate.sort, resumed) if arrival.episodes]
         self._pending.add([*kept, *self._scrub.begin()], now_s=self._clock.monotonic())
         self._scan()
@@ -172,6 +179,7 @@ class Loop:
 
     def _round(self) -> None:
         self._check_clock()
+        self._look_at_schedule()
         if self._draining:
             self.change = None
             self._reporter.draining()
@@ -196,6 +204,16 @@ class Loop:
                 self._trainer.submit(self._store.confirm)
                 self._rollbacks.look()
         self._beat()
+
+    def _look_at_schedule(self) -> None:
+        """See whether a cycle may begin; tell when that changes, and make room when the disk is low."""
+        was_held, was_low = self._schedule.held, self._schedule.disk_is_low
+        if self._schedule.look():
+            self._reporter.held(self._schedule.holds, self._schedule.concerns)
+        if self._schedule.disk_is_low and not was_low:
+            self._housekeeping.make_room()
+        if was_held and not self._schedule.held:
+            self._next_scan_s = 0.0  # to take up what was claimed meanwhile
 
     def _reload(self) -> None:
         """Read the configuration again; another loop goes on with it when that changes something."""
@@ -242,7 +260,10 @@ class Loop:
             self._reporter.folders_restored(self._spool.restore_folders())
 
     def _look(self) -> None:
-        """Take hints, rescan when it is time, and decode what there is room for."""
+        """Take hints, rescan when it is time, and decode what there is room for; while held, only claim."""
+        if self._schedule.held and self._clock.monotonic() < self._next_scan_s:
+            self._intake.claim()
+            return
         if self._mode != "once":
             if not self._watch.ensure_alive():
                 self._next_scan_s = 0.0
@@ -250,7 +271,7 @@ class Loop:
             self._intake.note(self._watch.take_complete())
         if self._clock.monotonic() >= self._next_scan_s or self._intake.settled:
             self._scan()
-        room = self._pending.room(SLICE_FILES)
+        room = 0 if self._schedule.held else self._pending.room(SLICE_FILES)
         if room:
             for arrival in self._intake.take(room):
                 self._pending.add([arrival], now_s=self._clock.monotonic())
@@ -260,7 +281,8 @@ class Loop:
     def _scan(self) -> None:
         """Look at the whole inbox; "once" takes only what was there at the first time."""
         begun_s = time.thread_time()
-        self._intake.scan(only_known=self._mode == "once" and self._next_scan_s > 0.0)
+        only_known = self._mode == "once" and self._next_scan_s > 0.0
+        self._intake.scan(only_known=only_known, adopt=not self._schedule.held)
         cost_s = time.thread_time() - begun_s
         pause_s = max(self._config.schedule.rescan_s, SCAN_PAUSE * cost_s)
         self._next_scan_s = self._clock.monotonic() + pause_s
@@ -268,7 +290,7 @@ class Loop:
     def _hand_over(self) -> None:
         """Start a cycle when a batch is due and the trainer is free."""
         now = self._clock.monotonic()
-        if self._trainer.busy or not len(self._pending) or now < self._resume_at_s:
+        if self._schedule.held or self._trainer.busy or not len(self._pending) or now < self._resume_at_s:
             return
         if self._flushing or self._pending.wait_s(now) == 0.0:
             self._trainer.start(self._pending.take())
@@ -295,8 +317,8 @@ class Loop:
         if self._trainer.busy or self._rollbacks.busy:
             return False
         ending = self._draining or self._mode != "forever"
-        if ending and self._failures >= MAX_FAILURES:
-            return True
+        if ending and (self._schedule.held or self._failures >= MAX_FAILURES):
+            return True  # what is in hand stays claimed
         if len(self._pending) or not ending or (self._scrub.unfinished and not self._draining):
             return False
         return self._draining or (self._intake.idle and self._nothing_new())
@@ -311,7 +333,7 @@ class Loop:
     def _wait_s(self) -> float:
         """How long nothing needs to be done, unless an event comes."""
         now = self._clock.monotonic()
-        waits = [HEARTBEAT_S, self._next_status_s - now]
+        waits = [LOOK_EVERY_S, self._next_status_s - now]
         if self.change is not None:
             return HEARTBEAT_S if self._notifier.watchdog_s is None else self._notifier.watchdog_s / 2
         if self._draining:
@@ -320,11 +342,14 @@ class Loop:
             waits.append(self._notifier.watchdog_s / 2)  # a beat must come before the interval ends
         if not self._draining:
             waits.append(self._next_scan_s - now)
+            if self._schedule.held and self._intake.unclaimed:
+                waits.append(0.0)
+        if not self._draining and not self._schedule.held:
             if self._intake.has_work and self._pending.room(1):
                 waits.append(0.0)
             if (due_s := self._intake.next_due_s()) is not None and self._pending.room(1):
                 waits.append(due_s)
-        if not self._trainer.busy:
+        if not self._trainer.busy and not self._schedule.held:
             waits.append(self._wait_for_batch_s(now))
         return max(0.0, min(waits))
 

@@ -12,6 +12,7 @@ from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.compaction import Compaction
 from learnerd.config import Config
+from learnerd.cron import Cron
 from learnerd.gate import Gate
 from learnerd.reporter import Reporter
 from learnerd.scrub import Scrub
@@ -54,7 +55,7 @@ class Housekeeping:
         self._config, self._store, self._spool, self._gate = config, store, spool, gate
         self._trainer, self._scrub, self._reporter, self._clock = trainer, scrub, reporter, clock
         self._wake = wake
-        self._due = False
+        self._due = self._compaction_due = False
         self._running: Future[None] | None = None
         self._compaction = Compaction(
             spool=spool, store=store, trainer=trainer, reporter=reporter, clock=clock
@@ -74,6 +75,8 @@ class Housekeeping:
                 self._spool.sweep(self._clock.wall())
                 self._gate.compact_outcomes()
                 self._running = self._trainer.submit(self._maintain)
+            if self._compaction_due:
+                self._compaction_due = False
                 self._compaction.begin()
             self._compaction.step()
         except Exception as error:  # noqa: BLE001 - whatever is not cleared away, the daemon goes on
@@ -94,9 +97,13 @@ class Housekeeping:
         """End the calendar."""
         self._calendar.shutdown(wait=False)
 
+    def make_room(self) -> None:
+        """Clear away at once what may go; compaction, which needs room itself, waits for the calendar."""
+        self._due = True
+
     def _ask(self) -> None:
         """Take note, on the calendar's thread; the work is for those who own spool and store."""
-        self._due = True
+        self._due = self._compaction_due = True
         self._wake.set()
 
     def _maintain(self) -> None:
@@ -111,7 +118,7 @@ def start_calendar(config: Config, job: Callable[[], None]) -> BackgroundSchedul
     calendar = BackgroundScheduler(daemon=True)
     calendar.add_job(
         job,
-        CronTrigger.from_crontab(config.schedule.compact),
+        CronTrigger(**Cron.parse(config.schedule.compact).apscheduler()),
         id="maintenance",
         coalesce=True,
         max_instances=1,

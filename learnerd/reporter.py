@@ -1,5 +1,6 @@
 """Reporter: what the daemon tells the world: log lines, alarms, the status file, the service manager."""
 
+import datetime as dt
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from learnerd.notify import Notifier
 from learnerd.observers import Observers
 from learnerd.reload import Change
 from learnerd.repair import Repairs
+from learnerd.schedule import SCHEDULE_ALARMS, Concern, Hold
 from learnerd.status_file import write_status
 from learnerd.stretches import Finding
 from learnerd.telemetry import Telemetry
@@ -186,6 +188,23 @@ class Reporter:
         message = f"file events cannot be had ({problem}): files are found by rescans, every rescan_s"
         remedy = "raise fs.inotify.max_user_instances and max_user_watches; it is tried again every 10 s"
         self._raise("watch_failed", message, remedy, level="notice")
+
+    def held(self, holds: tuple[Hold, ...], concerns: tuple[Concern, ...]) -> None:
+        """No cycle may begin, for other reasons than before, or one may again; ``concerns`` are alarms."""
+        before, self._telemetry.holds = {hold.why for hold in self._telemetry.holds}, holds
+        for hold in holds:
+            if hold.why not in before:
+                log.info("held", why=hold.why, message=hold.message, until=iso_local(hold.until))
+        if before and not holds:
+            log.info("released", was=sorted(before))
+        for name in SCHEDULE_ALARMS - {concern.id for concern in concerns}:
+            self._telemetry.clear_alarm(name)
+        for concern in concerns:
+            if concern.id not in self._telemetry.alarms:
+                log.warning(concern.id, message=concern.message, remedy=concern.remedy)
+            self._telemetry.raise_alarm(concern.id, concern.message, concern.remedy)
+        if self._telemetry.state != "starting":
+            self.write_status()
 
     def repairs(self, repairs: Repairs) -> None:
         """Damaged versions were found, or brought back; a notice stays once all of it is done."""
@@ -360,6 +379,19 @@ class Reporter:
 
     def _summary(self) -> str:
         head = self._telemetry.head
-        if head is None:
-            return "no version yet"
-        return f"version {head.version}, {head.counters.get('episodes', 0)} episodes learned"
+        text = "no version yet"
+        if head is not None:
+            text = f"version {head.version}, {head.counters.get('episodes', 0)} episodes learned"
+        return "; ".join([*map(_told, self._telemetry.holds), text])
+
+
+def _told(hold: Hold) -> str:
+    until = iso_local(hold.until)
+    return f"{hold.message}, until {until}" if until else hold.message
+
+
+def iso_local(seconds: float | None) -> str | None:
+    """Local time for people, to the second."""
+    if seconds is None:
+        return None
+    return dt.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")

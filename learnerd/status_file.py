@@ -8,6 +8,7 @@ import contextlib
 import copy
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from learnerd.config import Config
+from learnerd.pause import boot_id, boot_s, read_pause
 
 SCHEMA = 1
 FILE_NAME = "status.json"
@@ -28,7 +30,7 @@ _READS = 3
 """A file that is being written over may be read half new, half old."""
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "daemon": dict.fromkeys(("state", "pid", "uptime_s", "device", "config_digest")),
+    "daemon": {**dict.fromkeys(("state", "pid", "uptime_s", "device", "config_digest")), "holds": []},
     "policy": dict.fromkeys(("version", "parents", "published_at", "algorithm", "parameters")),
     "episodes": {
         "learned": 0,
@@ -174,7 +176,7 @@ def live_document(config: Config, *, now: float | None = None) -> dict[str, Any]
     alive = state in ALIVE
     document["daemon"]["state"] = state
     if not alive:
-        document["daemon"].update(pid=None, uptime_s=None)
+        document["daemon"].update(pid=None, uptime_s=None, holds=_pause_at_rest(config.paths.state, now))
     document["episodes"].update(_pending(config.paths.spool, now))
     document["disk"]["free_bytes"] = _free_bytes(config.paths.spool)
     written_at = process.get("written_at")
@@ -199,6 +201,16 @@ def is_alive(document: Mapping[str, Any]) -> bool:
 def is_healthy(document: Mapping[str, Any]) -> bool:
     """Whether it runs and no alarm is worse than a notice."""
     return is_alive(document) and all(alarm.get("level") == "notice" for alarm in document["alarms"])
+
+
+def _pause_at_rest(state: Path, now: float) -> list[dict[str, Any]]:
+    """The pause with which a daemon would start now."""
+    with contextlib.suppress(OSError, ValueError):
+        pause = read_pause(state)
+        if pause is not None and (left_s := pause.left_s(wall_s=now, boot=boot_id(), boot_s=boot_s())):
+            until = None if math.isinf(left_s) else now + left_s
+            return [{"why": "paused", "message": pause.message, "since": pause.since, "until": until}]
+    return []
 
 
 def _silent_s(process: Mapping[str, Any], now: float, monotonic_s: float | None) -> float | None:
@@ -229,7 +241,7 @@ def _state(document: Mapping[str, Any], process: Mapping[str, Any]) -> str:
 def _identity(pid: int) -> str | None:
     """Boot and start time: tells a process from a later one with the same number. None: not running."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = boot_id()
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None

@@ -20,6 +20,7 @@ from learnerd.history import Row
 from learnerd.learn import SPENT
 from learnerd.policy_updates import PolicyUpdates
 from learnerd.reuse import CREDITS, balance
+from learnerd.schedule import Hold
 from learnerd.status_file import SECTIONS, new_document
 from policies.checkpoint import Checkpoint
 
@@ -81,6 +82,7 @@ class Telemetry:
     began_s: float
     state: str = "starting"
     head: Checkpoint | None = None
+    holds: tuple[Hold, ...] = ()
     alarms: dict[str, Alarm] = field(default_factory=dict)
     learning: dict[str, Any] = field(default_factory=dict)
     update_s: float | None = None
@@ -185,6 +187,7 @@ class Telemetry:
                 "uptime_s": self.clock.monotonic() - self.began_s,
                 "device": self.device,
                 "config_digest": self.config.digest(),
+                "holds": [asdict(hold) for hold in self.holds],
             },
             policy=self._policy(),
             episodes={"learned": self._counter("episodes"), **verdicts},
@@ -195,8 +198,8 @@ class Telemetry:
         )
 
     def _lags_s(self, arrivals: Sequence[Arrival]) -> tuple[float, ...]:
-        """Seconds from each file's last change until now; files of an earlier run say nothing."""
-        now = self.clock.monotonic()
+        """Seconds from each file's last change until now; files that lay claimed say nothing."""
+        now = self.clock.aging()
         return tuple(
             max(0.0, arrival.claimed_at - arrival.mtime_s) + now - arrival.seen_s
             for arrival in arrivals

@@ -16,6 +16,8 @@ COMMANDS = (
     "setup",
     "run",
     "status",
+    "pause",
+    "resume",
     "report",
     "replay",
     "config",

@@ -1,7 +1,7 @@
 """``learnerd report``: one HTML file with curves, versions, refusals and where a version comes from."""
 
+import contextlib
 import datetime as dt
-import re
 import sys
 import time
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from learnerd.cli.options import ConfigOption, read_config
+from learnerd.durations import seconds_of
 
 FILE_NAME = "learnerd-report.html"
-UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
 def command(
@@ -49,9 +49,8 @@ def moment_of(text: str, *, now: float) -> float:
     Raises:
         typer.BadParameter: it is neither.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mhdw])", text)
-    if found is not None:
-        return now - float(found[1]) * UNITS_S[found[2]]
+    with contextlib.suppress(ValueError):
+        return now - seconds_of(text)
     try:
         return dt.datetime.fromisoformat(text).timestamp()
     except ValueError:

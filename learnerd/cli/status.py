@@ -89,6 +89,7 @@ def _lines(document: dict[str, Any], written_at: float | None, trend: str) -> li
         state += f", {word} {local_time(written_at)} ({ago(document['process']['silent_s'])} ago)"
     lines = [
         ("daemon", state),
+        *_holds(daemon["holds"]),
         ("policy", _policy(policy, written_at, document["process"]["silent_s"])),
         ("learned", f"{_number(episodes['learned'])} episodes"),
         ("refused", _reasons(episodes["refused"])),
@@ -126,6 +127,17 @@ def _lines(document: dict[str, Any], written_at: float | None, trend: str) -> li
     ]
     behavior = _behavior(learning["logp"])
     return [*lines, ("behavior", behavior)] if behavior else lines
+
+
+def _holds(holds: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A line for each reason not to learn now."""
+    lines = []
+    for hold in holds:
+        since, until = hold["since"], hold["until"]
+        times = [f"since {local_time(since)}"] if since is not None else []
+        times += [f"until {local_time(until)}"] if until is not None else []
+        lines.append(("held", ", ".join([_printable(hold["message"]), *times])))
+    return lines
 
 
 def _behavior(logp: Any) -> str:

@@ -41,9 +41,10 @@ def watch(config: Config) -> ExitCode:
 def _line(document: dict[str, Any]) -> str:
     episodes, learning = document["episodes"], document["learning"]
     mean = learning["return_mean_100"]
+    holds = [f"({hold['why']})" for hold in document["daemon"]["holds"]]
     parts = [
         local_time(time.time()),
-        str(document["daemon"]["state"]),
+        " ".join([str(document["daemon"]["state"]), *holds]),
         f"version {document['policy']['version']}",
         f"{episodes['learned']} learned",
         f"{sum(episodes['refused'].values())} refused",

@@ -71,6 +71,8 @@ def _of_the_process(document: Mapping[str, Any], now: float) -> Iterator[str]:
     state = {"state": str(document["daemon"]["state"])}
     yield from _family("learnerd_state", "1 for the state that it is in.", [(state, 1)])
     silent_s = document["process"]["silent_s"]
+    holds = [({"why": str(hold["why"])}, _age(hold["since"], now)) for hold in document["daemon"]["holds"]]
+    yield from _family("learnerd_held_seconds", "Since when it may not learn, by reason.", holds)
     yield from _family("learnerd_silent_seconds", "Since it wrote last.", [({}, silent_s)])
     alarms = [
         ({"id": str(alarm["id"]), "level": str(alarm.get("level") or "alarm")}, _age(alarm["since"], now))

@@ -10,7 +10,7 @@ from learnerd.config import Config
 from learnerd.doctor.finding import Finding, failure, notice, ok, warning
 from learnerd.doctor.scratch import existing
 
-SPOOL_FOLDERS = ("in", "claimed", "work", "archive", "refused", "quarantine")
+SPOOL_FOLDERS = ("in", "busy", "claimed", "work", "archive", "refused", "quarantine")
 STATE_FOLDERS = ("checkpoints", "ledger", "lock")
 MIN_FREE_BYTES = 100 * 2**20
 GOOD_FREE_BYTES = 2**30
@@ -99,11 +99,14 @@ def _room(config: Config) -> Finding:
     found = [os.statvfs(existing(folder)) for folder in (config.paths.spool, config.paths.state)]
     free_bytes = min(one.f_bavail * one.f_frsize for one in found)
     free_files = min((one.f_favail for one in found if one.f_files), default=None)  # btrfs counts none
-    remedy = "free some, or lower keep_bytes in [store], [archive] and [quarantine]"
+    remedy = (
+        "free some, or lower keep_bytes in [store], [archive] and [quarantine]; nothing is learned with less "
+        "than [disk] min_free_bytes"
+    )
     what = f"{free_bytes / 2**30:.1f} GiB"
     if free_files is not None and free_files < MIN_FREE_FILES:
         return warning("free space", f"room for {free_files} more files", remedy)
-    if free_bytes < MIN_FREE_BYTES:
+    if free_bytes < max(MIN_FREE_BYTES, config.disk.min_free_bytes):
         return failure("free space", what, remedy)
     return ok("free space", what) if free_bytes >= GOOD_FREE_BYTES else warning("free space", what, remedy)
 

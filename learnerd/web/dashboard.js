@@ -219,8 +219,9 @@ function showStatus(status) {
   const { daemon, policy, episodes, learning, latency, process } = status;
   const worrying = status.alarms.some((alarm) => alarm.level !== "notice");
   const [level, word] = STATES[daemon.state] || ["bad", daemon.state];
-  byId("state").className = `state ${level === "good" && worrying ? "warn" : level}`;
-  byId("state").textContent = level === "good" && worrying ? `${word}, with an alarm` : word;
+  const held = daemon.holds.map((hold) => hold.message + (isNumber(hold.until) ? `, until ${moment(hold.until)}` : ""));
+  byId("state").className = `state ${level === "good" && (worrying || held.length) ? "warn" : level}`;
+  byId("state").textContent = [level === "good" && worrying ? `${word}, with an alarm` : word, ...held].join("; ");
   byId("daemon").textContent = isNumber(daemon.uptime_s)
     ? `for ${ago(daemon.uptime_s)}, pid ${daemon.pid}, ${daemon.device}`
     : isNumber(process.written_at) ? `last sign of life ${moment(process.written_at)}, ${ago(process.silent_s)} ago` : "";

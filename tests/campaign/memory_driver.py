@@ -105,7 +105,7 @@ class Rig:
             claim=claim,
             episodes=tuple(self._episode(f"{name}-{i}", ended_at) for i in range(count)),
             claimed_at=now,
-            seen_s=self.clock.monotonic(),
+            seen_s=self.clock.aging(),
             mtime_s=now,
         )
 

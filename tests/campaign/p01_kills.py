@@ -32,6 +32,7 @@ SCENARIOS = {
     "named": {"named": True, "prune": True},
     "inferred": {"named": False, "prune": False},
     "small": {"named": True, "prune": False, "small": True},
+    "unread": {"named": True, "prune": True, "unread": True},
 }
 
 

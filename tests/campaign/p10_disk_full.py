@@ -52,6 +52,8 @@ epochs = 1
 minibatches = 1
 [store]
 keep_last = 100000
+[disk]
+min_free_bytes = 0
 """
 
 

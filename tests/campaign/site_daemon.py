@@ -35,6 +35,7 @@ from experience.codec import Limits
 from experience.decoder import DecodeJob, DecodeResult
 from experience.episode import EpisodeKey
 from experience.outcomes import Outcomes
+from experience.spool import Spool
 from learnerd.config import Config
 from policies.checkpoint import Checkpoint, Delta
 from policies.manifest import read_manifest, version_folder
@@ -105,6 +106,8 @@ class InProcessDecoder:
 class NoWatch:
     """No hints: rescans find everything, and ending an observer's thread takes half a second."""
 
+    problem = ""
+
     def __init__(self, *_) -> None:
         pass
 
@@ -147,10 +150,13 @@ class Scenario:
         named: ``[policy]`` names the spaces, so that version 1 is published before the first batch.
         prune: retention runs after every version and keeps the fewest.
         small: only one file of each fate.
+        unread: every second file lies claimed and unread, as after quiet hours.
     """
 
-    def __init__(self, folder: Path, *, named: bool, prune: bool, small: bool = False) -> None:
-        self.named, self.prune, self._small = named, prune, small
+    def __init__(
+        self, folder: Path, *, named: bool, prune: bool, small: bool = False, unread: bool = False
+    ) -> None:
+        self.named, self.prune, self._small, self._unread = named, prune, small, unread
         self.files: list[tuple[str, bytes]] = []
         self.expected = Expected()
         self._folder = folder
@@ -166,6 +172,11 @@ class Scenario:
         for number, (name, data) in enumerate(self.files):
             (inbox / name).write_bytes(data)
             os.utime(inbox / name, ns=(began_ns, began_ns + number * 1_000_000))
+        if self._unread:
+            spool = Spool(site / "spool")
+            spool.make_folders()
+            for name, _ in self.files[::2]:
+                spool.claim(name)
 
     def config(self, site: Path) -> Config:
         spaces = {"observation_shape": (WIDTH,), "action": {"kind": "discrete", "n": 2}} if self.named else {}

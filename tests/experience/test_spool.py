@@ -65,7 +65,7 @@ def ids(path):
 def test_make_folders_makes_the_layout_and_may_be_repeated(spool):
     spool.make_folders()
     names = sorted(path.name for path in spool.root.iterdir())
-    assert names == ["archive", "claimed", "in", "quarantine", "refused", "work"]
+    assert names == ["archive", "busy", "claimed", "in", "quarantine", "refused", "work"]
     assert (spool.root / "claimed" / "daemon").is_dir()
 
 

@@ -90,11 +90,11 @@ def alone(tmp_path):
     """A dashboard without a daemon, over what one left behind: its address."""
     servers = []
 
-    def start(token=None):
+    def start(token=None, holds=()):
         for name in ("spool/in", "state"):
             (tmp_path / name).mkdir(parents=True)
         config = Config.model_validate({"paths": {"spool": tmp_path / "spool", "state": tmp_path / "state"}})
-        write_status(tmp_path / "state", new_document(daemon={"state": "running"}))
+        write_status(tmp_path / "state", new_document(daemon={"state": "running", "holds": list(holds)}))
         history = History(tmp_path / "state", config.history)
         history.write([{"at": time.time(), "episodes": 1, **dict.fromkeys(MEANS, 1.0)}])
         history.close()
@@ -119,6 +119,17 @@ def test_the_token_is_asked_for_once(alone, browser):
     assert browser.evaluate("document.cookie") == ""
     browser.open(url)
     browser.wait("document.getElementById('state')?.textContent === 'running'")
+
+
+def test_a_hold_is_told_at_the_top(alone, browser):
+    hold = {"why": "paused", "message": f"paused: {EVIL}", "since": 1.0, "until": time.time() + 3600.0}
+    browser.open(alone(holds=[hold, {"why": "busy", "message": "busy: 'game'", "since": 1.0, "until": None}]))
+    browser.wait("document.getElementById('state')?.textContent.includes(\"busy: 'game'\")")
+    text = browser.evaluate("document.getElementById('state').textContent")
+    assert text.startswith("running; paused: ")
+    assert ", until " in text
+    assert browser.evaluate("document.getElementById('state').className") == "state warn"
+    assert browser.evaluate("document.querySelectorAll('img, b').length") == 0
 
 
 def test_it_fits_a_phone_and_the_dark(alone, browser):

@@ -85,3 +85,20 @@ def test_a_memory_of_another_boot_or_none_is_no_step(clock, tmp_path, text):
     clock.recall(tmp_path)
     assert clock.check() == 0.0
     assert clock.allowance_s == 0.0
+
+
+def test_while_aging_stands_still_a_step_is_not_forgotten(clock, times, tmp_path):
+    times.wall += 7200.0
+    assert clock.check() == pytest.approx(7200.0)
+    clock.stop_aging(stopped=True)
+    times.pass_(10_000.0)
+    assert clock.allowance_s == pytest.approx(7200.0)
+    clock.stop_aging(stopped=False)
+    clock.remember(tmp_path)
+    later = Clock(remember_s=3600.0, wall=lambda: times.wall, monotonic=lambda: times.monotonic)
+    later.recall(tmp_path)
+    for each in (clock, later):  # also after a restart
+        assert each.allowance_s == pytest.approx(7200.0)
+    times.pass_(3601.0)
+    for each in (clock, later):
+        assert each.allowance_s == 0.0

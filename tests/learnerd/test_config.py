@@ -140,7 +140,14 @@ def test_learner_bounds_are_those_of_the_learner(tmp_path, key, value):
         ('[policy]\naction = { kind = "discrete" }', "policy", "action", ["n = 2", "Field required"]),
         ('[policy]\naction = { kind = "box", n = 3 }', "policy", "action", ['"box"', 'kind = "continuous"']),
         ('[daemon]\nname = "../x"', "daemon", "name", ["letters"]),
-        ('[schedule]\nquiet = ["0 9 * * *"]', "schedule", "quiet", ["later release"]),
+        ('[schedule]\nquiet = ["0 9 * * *"]', "schedule", "quiet", ["0 9 * * *", "for 6h", "0: Value error"]),
+        ('[schedule]\nquiet = ["0 9 * * * for 8d"]', "schedule", "quiet", ["longer than 7d"]),
+        ('[schedule]\nquiet = ["0 9 * * * for ever"]', "schedule", "quiet", ["'ever' is not a length"]),
+        ('[schedule]\nquiet = "18:00-24:00"', "schedule", "quiet", ["18:00-24:00", "a list of windows"]),
+        ('[schedule]\ntrain = "never"', "schedule", "train", ['"always" or a list of windows']),
+        ("[schedule]\ntrain = []", "schedule", "train", ['"always" or a list of windows']),
+        ("[schedule]\nbusy_max_s = 0", "schedule", "busy_max_s", ["a number of seconds > 0"]),
+        ("[disk]\nmin_free_bytes = -1", "disk", "min_free_bytes", ["an integer of bytes >= 0"]),
         ('[schedule]\ncompact = "30 25 * * *"', "schedule", "compact", ["five cron fields"]),
         ('[telemetry]\nhttp = ":9000"', "telemetry", "http", ['":9000"', "127.0.0.1:8642"]),
         ('[telemetry]\nhttp = "127.0.0.1"', "telemetry", "http", ["and a port"]),
@@ -310,7 +317,19 @@ def test_cron_lines_that_are_accepted(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "* * * *", "60 * * * *", "* * 0 * *", "a * * * *", "*/0 * * * *", "@daily"]
+    "line",
+    [
+        "",
+        "* * * *",
+        "60 * * * *",
+        "* * 0 * *",
+        "a * * * *",
+        "*/0 * * * *",
+        "@daily",
+        "0 0 * foo *",
+        "0 0 * * mon-xyz",
+        "5-1 * * * *",
+    ],
 )
 def test_cron_lines_that_are_not(tmp_path, line):
     (problem,) = problems(tmp_path, f'[schedule]\ncompact = "{line}"')

@@ -232,9 +232,13 @@ LINE = re.compile(
 )
 
 
+def hold(why, since):
+    return {"why": why, "message": EVIL, "since": since, "until": None}
+
+
 def test_metrics_are_what_prometheus_reads(config):
     document = new_document(
-        daemon={"state": "running", "uptime_s": 5.0},
+        daemon={"state": "running", "uptime_s": 5.0, "holds": [hold("paused", 70.0), hold("quiet", None)]},
         episodes={"learned": 7, "refused": {"too_old": 2, EVIL: 1}, "pending": 3},
         learning={"return_mean_100": -1.5, "kl": 1e-9, "logp": {"logged": 7}},
         alarms=[{"id": EVIL, "since": 90.0, "message": "m", "remedy": "r"}],
@@ -256,6 +260,8 @@ def test_metrics_are_what_prometheus_reads(config):
     assert 'learnerd_episodes_refused_total{reason="too_old"} 2' in text
     assert "learnerd_files_pending 3" in text
     assert 'level="alarm"} 10.0' in text
+    assert 'learnerd_held_seconds{why="paused"} 30.0' in text
+    assert 'learnerd_held_seconds{why="quiet"} 0.0' in text
     assert "learnerd_loss" not in families  # unknown
     assert text.endswith("\n")
 
@@ -271,6 +277,7 @@ def test_every_metric_is_documented(config):
     text = DOCS.read_text()
     document = live_document(config)
     names = {name for name, _, _ in METRICS}
+    document["daemon"]["holds"] = [hold("paused", 0.0)]
     names |= set(re.findall(r"^learnerd_\w+", prometheus(document, 0.0).decode(), re.MULTILINE))
     assert {name for name in names if f"`{name}`" not in text} == set()
 

@@ -189,7 +189,7 @@ def test_a_start_on_a_full_disk_waits_for_space(config, monkeypatch):
             raise StoreError("publishing failed") from FULL
 
     monkeypatch.setattr(daemon, "_build", build)
-    config.schedule = SimpleNamespace(rescan_s=0.0)
+    config.schedule, config.disk = SimpleNamespace(rescan_s=0.0), SimpleNamespace(min_free_bytes=0)
     assert daemon.run(config) == 42
     assert len(tries) == 3
     tries.clear()

@@ -101,3 +101,59 @@ def test_a_disk_that_keeps_failing_is_no_file_s_fault(intake, gate):
     taken(intake, into=got)
     assert sorted(got) == ["a.npz", "b.npz", "c.npz"]
     assert gate.quarantined == []
+
+
+def attempts(intake):
+    """name -> how often it was begun to be read."""
+    return {claim.name: claim.attempt for claim in intake._spool.resume()}
+
+
+def test_files_may_be_claimed_without_being_read(intake, gate):
+    intake.scan(adopt=False)
+    intake.claim()
+    assert attempts(intake) == {"a.npz": 0, "b.npz": 0, "c.npz": 0}
+    assert intake.resume() == []  # nobody began to read them, so nothing of them was published
+    intake.scan(adopt=False)
+    assert not intake.has_work
+    got = []
+    taken(intake, into=got)
+    assert got == ["a.npz", "b.npz", "c.npz"]
+    assert set(attempts(intake).values()) == {1}
+    assert intake.idle
+    assert len(intake.resume()) == 3
+
+
+def test_what_lay_claimed_is_as_old_as_when_it_was_claimed(intake):
+    intake.scan(adopt=False)
+    intake.claim()
+    intake.scan()
+    assert [arrival.seen_s for arrival in intake.take(64)] == [None, None, None]
+
+
+def test_an_attempt_is_durable_before_anything_is_read(intake, monkeypatch):
+    """Else a power cut could leave as unread what has been published, to be taken for a duplicate."""
+    durable = {}
+    monkeypatch.setattr(intake._spool, "sync_claims", lambda: durable.update(attempts(intake)))
+    decode = intake._decoder.decode
+
+    def check(jobs, *, meanwhile=lambda: None):
+        meanwhile()
+        assert {job.name: durable.get(job.name) for job in jobs} == {job.name: 1 for job in jobs}
+        yield from decode(jobs)
+
+    monkeypatch.setattr(intake._decoder, "decode", check)
+    intake.scan()
+    intake._backlog.take(1)
+    intake.claim()  # b and c lie claimed; a is claimed and read at once
+    intake.scan()
+    assert len(list(intake.take(64))) == 3
+
+
+def test_room_bounds_what_is_taken_from_all_queues_together(intake):
+    intake.scan()
+    intake._backlog.take(2)
+    intake.claim()
+    intake.scan()  # one unread claim, two files in the inbox
+    assert len(list(intake.take(2))) == 2
+    assert len(list(intake.take(2))) == 1
+    assert intake.idle

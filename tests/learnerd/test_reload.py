@@ -14,7 +14,7 @@ from learnerd.config import TEMPLATE, Config, ConfigError, load_config
 from learnerd.reload import RESTART_NEEDED, reread
 
 KEYS = [(name, key) for name, field in Config.model_fields.items() for key in field.annotation.model_fields]
-ONE_VALUE = {("schedule", "quiet"), ("telemetry", "http"), ("telemetry", "tensorboard")}
+ONE_VALUE = {("telemetry", "http"), ("telemetry", "tensorboard")}
 OTHER = {
     ("paths", "spool"): '"elsewhere"',
     ("paths", "state"): '"elsewhere"',
@@ -29,6 +29,8 @@ OTHER = {
     ("telemetry", "http_names"): '["box.lan"]',
     ("batch", "reuse"): "2.0",
     ("schedule", "compact"): '"0 4 * * *"',
+    ("schedule", "train"): '["0 1 * * * for 5h"]',
+    ("schedule", "quiet"): '["0 18 * * mon-fri for 6h"]',
 }
 BEFORE = {("learner", "baseline"): '[learner]\nalgorithm = "reinforce"\nbaseline = "ema"'}
 """Where the default leaves no other value."""

@@ -13,6 +13,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from status_schema import SCHEMA, check_schema
 
 import learnerd
+from learnerd.cli.options import local_time
+from learnerd.cli.status import shown
 from learnerd.config_tables import History as Keep
 from learnerd.history import DAY_S, History
 from learnerd.status_file import SECTIONS, new_document, write_status
@@ -129,3 +131,18 @@ def test_it_says_so_when_there_is_no_trend(site):
     result = site.learnerd("status")
     assert "trend" in result.stdout
     assert json.loads(site.learnerd("status", "--json").stdout)["daemon"]["state"] == "never"
+
+
+def test_a_person_sees_why_it_does_not_learn(known):
+    document = json.loads((known.state / "status.json").read_bytes())
+    until = time.time() + 3600.0
+    holds = [
+        {"why": "paused", "message": "paused: \x1b[31mexam", "since": 1.0, "until": until},
+        {"why": "busy", "message": "busy: 'game'", "since": None, "until": None},
+    ]
+    document["daemon"]["holds"] = holds
+    document["process"] = {"written_at": None, "silent_s": None}
+    lines = shown(document, None, "utf-8").splitlines()
+    held = [line for line in lines if "held" in line]
+    assert f"paused: \\x1b[31mexam, since {local_time(1.0)}, until {local_time(until)}" in held[0]
+    assert held[1].endswith("busy: 'game'")

@@ -26,7 +26,7 @@ def running(**sections):
 def test_schema_is_the_contract():
     document = new_document()
     assert {name: list(value) for name, value in document.items() if isinstance(value, dict)} == {
-        "daemon": ["state", "pid", "uptime_s", "device", "config_digest"],
+        "daemon": ["state", "pid", "uptime_s", "device", "config_digest", "holds"],
         "policy": ["version", "parents", "published_at", "algorithm", "parameters"],
         "episodes": ["learned", "refused", "quarantined", "pending", "oldest_pending_age_s"],
         "learning": [

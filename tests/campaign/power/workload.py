@@ -37,6 +37,7 @@ def config(folder: Path, *, keep_last: int = KEEP_LAST, updates: int = 1) -> Con
             "batch": {"min_episodes": 2, "chunk_episodes": 2, "max_chunks": updates, "max_wait_s": 0.05},
             "admission": {"settle_s": 0.0, "max_staleness": KEEP_LAST},
             "store": {"keep_last": keep_last, "keep_every": 0, "keep_minutes": 0.0},
+            "disk": {"min_free_bytes": 0},  # the disks are small
         }
     )
 
