@@ -32,6 +32,13 @@ def permutations(seed: int, *, epochs: int, n: int) -> NDArray[np.int64]:
     return np.stack([generator.permutation(n) for _ in range(epochs)])
 
 
+def orders(settings: LearnerSettings, *, seed: int, n: int) -> NDArray[np.int64]:
+    """Return the order of n steps in each epoch, [epochs, n]; as they come where a minibatch is the batch."""
+    if settings.minibatches == 1:
+        return np.broadcast_to(np.arange(n), (settings.epochs, n))
+    return permutations(seed, epochs=settings.epochs, n=n)
+
+
 @dataclass(kw_only=True)
 class Trace:
     """What the minibatches gave, still on the device: scalars, each of a minibatch or of a part of one."""
@@ -110,7 +117,7 @@ class Epochs:
         Raises:
             UpdateDiverged: a loss, a gradient or a weight is not finite; the state is spoiled.
         """
-        on_device = torch.from_numpy(orders).to(rows.obs.device)
+        on_device = torch.from_numpy(np.array(orders)).to(rows.obs.device)
         target_kl = self._settings.target_kl
         before = 0
         for epoch, order in enumerate(on_device):
@@ -171,6 +178,7 @@ class Epochs:
     def _reference(self, rows: Rows) -> Evaluation:
         """Return the proximal policy: the moving average as it is now, or the policy at the start."""
         if self._proximal_leaves is None:
+            assert rows.start_parameters is not None
             return Evaluation(
                 logp=rows.start_logp,
                 entropy=rows.start_logp,

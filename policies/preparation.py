@@ -30,23 +30,34 @@ Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """How the policy at the start of an update relates to those that acted.
+
+    Attributes:
+        entropy: mean over the steps, in nats.
+        ess_fraction: effective sample size over the steps with a behavior log-probability.
+        ratio_max: largest importance ratio.
+        unlogged_steps: how many have no behavior log-probability.
+    """
+
+    entropy: float
+    ess_fraction: float
+    ratio_max: float
+    unlogged_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """A batch made ready.
 
     Attributes:
         rows: its steps on the device.
-        entropy: mean over them, in nats.
-        ess_fraction: effective sample size over the steps with a behavior log-probability.
-        ratio_max: largest importance ratio.
-        unlogged_steps: how many have no behavior log-probability.
+        ratios: None where the update's own pass is the first to evaluate the policy.
         trust: which steps move the policy, and how far.
     """
 
     rows: Rows
-    entropy: float
-    ess_fraction: float
-    ratio_max: float
-    unlogged_steps: int
+    ratios: Ratios | None
     trust: Trust
 
 
@@ -85,41 +96,40 @@ class Preparation:
         self._device = device
         self.statistics = base.normalizer
 
-    def prepare(self, batch: Batch) -> Start:
-        """Fix ratios under the policy as it is, then values and advantages."""
+    def prepare(self, batch: Batch, *, evaluate_policy: bool = True) -> Start:
+        """Fix ratios under the policy as it is, then values and advantages.
+
+        Args:
+            batch: what to learn from.
+            evaluate_policy: False leaves ratios and the policy at the start to an update of a single step,
+                whose own pass is over that policy; only for algorithms that do not scale by the ratios.
+        """
         check_batch(batch, self._base)
         if self._base.spec.normalize and self.statistics.count == 0:
             # Nobody has acted with statistics yet: train under those that the next version will act with.
             self.statistics = RunningStatistics.of(real_numbers(self._base.spec, batch.obs))
         inputs = self._inputs(batch)
-        now = self._evaluate(inputs)
-        entropy = float(now.entropy.mean())
-        logp = now.logp.cpu().numpy().astype(np.float64)
-        check_finite({"entropy": entropy, "log-probability": float(logp.sum())})
         logged = np.isfinite(batch.logp)
-        behavior_logp = np.where(logged, batch.logp, 0.0)
-        log_ratio = logp - behavior_logp
-        trust = self._trust(batch, log_ratio, logged)
+        now, ratios, trust = None, None, ALL
+        if evaluate_policy:
+            now = self._evaluate(inputs)
+            logp = now.logp.cpu().numpy().astype(np.float64)
+            ratios = ratios_of(batch, logp, entropy=float(now.entropy.mean()))
+            trust = self._trust(batch, logp, logged)
         advantage, target = self._advantages(batch, inputs.obs)
-        return Start(
-            rows=Rows(
-                obs=inputs.obs,
-                action=inputs.action,
-                mask=inputs.mask,
-                advantage=self._float32(advantage),
-                target=self._float32(target),
-                behavior_logp=self._float32(behavior_logp),
-                start_logp=now.logp,
-                start_parameters=now.parameters,
-                logged=None if logged.all() else torch.from_numpy(logged).to(self._device),
-                weight=None if trust.kept is None else self._float32(trust.kept / trust.kept.mean()),
-            ),
-            entropy=entropy,
-            ess_fraction=effective_sample_fraction(log_ratio[logged]),
-            ratio_max=largest_ratio(log_ratio[logged]),
-            unlogged_steps=int((~logged).sum()),
-            trust=trust,
+        rows = Rows(
+            obs=inputs.obs,
+            action=inputs.action,
+            mask=inputs.mask,
+            advantage=self._float32(advantage),
+            target=self._float32(target),
+            behavior_logp=self._float32(np.where(logged, batch.logp, 0.0)),
+            start_logp=torch.empty(batch.n_steps) if now is None else now.logp,
+            start_parameters=None if now is None else now.parameters,
+            logged=None if logged.all() else torch.from_numpy(logged).to(self._device),
+            weight=None if trust.kept is None else self._float32(trust.kept / trust.kept.mean()),
         )
+        return Start(rows=rows, ratios=ratios, trust=trust)
 
     def log_probs(self, batch: Batch) -> NDArray[np.float32]:
         """Log-probability of each action, [N], under the policy as it is."""
@@ -127,9 +137,10 @@ class Preparation:
         logp: NDArray[np.float32] = self._evaluate(self._inputs(batch)).logp.cpu().numpy()
         return logp
 
-    def _trust(self, batch: Batch, log_ratio: Float64, logged: NDArray[np.bool_]) -> Trust:
+    def _trust(self, batch: Batch, logp: Float64, logged: NDArray[np.bool_]) -> Trust:
         if not self._algorithm.scales_by_ess:
             return ALL
+        log_ratio = logp - np.where(logged, batch.logp, 0.0)
         return trust_by_ess(log_ratio, logged, batch.policy_version, minimum=self._settings.ess_min)
 
     def _inputs(self, batch: Batch) -> _Inputs:
@@ -244,6 +255,23 @@ class Preparation:
 
     def _float32(self, array: Float64) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self._device)
+
+
+def ratios_of(batch: Batch, logp_n: NDArray[np.floating], *, entropy: float) -> Ratios:
+    """Compare log-probabilities of the policy [N] with those that were logged.
+
+    Raises:
+        UpdateDiverged: one of them is not finite.
+    """
+    check_finite({"entropy": entropy, "log-probability": float(logp_n.sum(dtype=np.float64))})
+    logged = np.isfinite(batch.logp)
+    log_ratio = logp_n[logged] - batch.logp[logged]
+    return Ratios(
+        entropy=entropy,
+        ess_fraction=effective_sample_fraction(log_ratio),
+        ratio_max=largest_ratio(log_ratio),
+        unlogged_steps=len(logged) - len(log_ratio),
+    )
 
 
 def check_batch(batch: Batch, base: Checkpoint) -> None:

@@ -14,20 +14,16 @@ one call works on all. Their heads differ in width: the narrower one is filled u
 stay zero as their gradient does. At least two rows, because BLAS has no fast way for a matrix of one row.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
-from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.arrays.rows import LINE, Float32
 from policies.networks import Layout
 from policies.spec import Activation
-
-Float32 = NDArray[np.float32]
-Number = TypeVar("Number", np.float32, np.int64)
 
 HEAD_ROWS_MIN = 2
 
@@ -49,41 +45,52 @@ class Block:
         self.widths = [fan_in for _, fan_in in shapes[0]] + [head]
         self.weights = sum(out * (fan_in + 1) for fan_in, out in itertools.pairwise(self.widths))
         self._tail = max(tail_of(layout) for layout in layouts)
-        self.shape = (len(layouts), self.weights + self._tail)
+        # A network's weights begin with a line of the cache.
+        self.shape = (len(layouts), -(-(self.weights + self._tail) // LINE) * LINE)
         self._places = [self._places_of(layout) for layout in layouts]
 
-    def matrices(self, block: NDArray[Number]) -> list[NDArray[Number]]:
+    def matrices(self, block: Tensor) -> list[Tensor]:
         """Views [S, out, in + 1] of a block, one a layer."""
         views, start = [], 0
         for fan_in, out in itertools.pairwise(self.widths):
             stop = start + out * (fan_in + 1)
-            views.append(block[:, start:stop].reshape(len(block), out, fan_in + 1))
+            views.append(block[:, start:stop].view(len(block), out, fan_in + 1))
             start = stop
         return views
 
-    def pack(self, flats: Sequence[Tensor]) -> Float32:
+    def pack(self, flats: Sequence[Tensor]) -> Tensor:
         """Copy a flat vector of each network into a new block; the end of one may be left out."""
-        block = np.zeros(self.shape, np.float32)
+        block = torch.zeros(self.shape)
         for row, flat, places in zip(block, flats, self._places, strict=True):
-            row[places[: len(flat)]] = flat.numpy()
+            row[places[: len(flat)]] = flat
         return block
 
-    def unpack(self, block: Float32, flats: Sequence[Tensor]) -> None:
+    def unpack(self, block: Tensor, flats: Sequence[Tensor]) -> None:
         """Write a block back into the flat vectors, in place."""
         for row, flat, places in zip(block, flats, self._places, strict=True):
-            flat.copy_(torch.from_numpy(row[places]))
+            torch.take(row, places, out=flat)
 
-    def tail(self, block: Float32) -> Float32:
+    def tail(self, block: Tensor) -> Float32:
         """View [A] of what follows the first network's matrices."""
-        return block[0, self.weights :]
+        return block[0, self.weights : self.weights + self._tail].numpy()
 
-    def _places_of(self, layout: Layout) -> NDArray[np.int64]:
+    def _places_of(self, layout: Layout) -> Tensor:
         """For each number of a flat vector, its place in the block's row, [P_s]."""
-        every = np.arange(self.shape[1])
+        every = torch.arange(self.shape[1])
         places = []
         for matrix, (out, _) in zip(self.matrices(every[None]), _matrix_shapes(layout), strict=True):
             places += [matrix[0, :out, :-1].reshape(-1), matrix[0, :out, -1]]
-        return np.concatenate([*places, every[self.weights :][: tail_of(layout)]])
+        return torch.cat([*places, every[self.weights :][: tail_of(layout)]])
+
+
+def block_of(*layouts: Layout) -> Block:
+    """Return the block of networks with these layouts; working it out takes longer than using it."""
+    return _block_of_shapes(tuple(tuple(layout.shapes.items()) for layout in layouts))
+
+
+@functools.lru_cache(maxsize=32)
+def _block_of_shapes(shapes: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]) -> Block:
+    return Block([Layout(dict(each)) for each in shapes])
 
 
 def _matrix_shapes(layout: Layout) -> list[tuple[int, ...]]:
@@ -95,33 +102,53 @@ def tail_of(layout: Layout) -> int:
     return layout.sizes[-1] if len(layout.sizes) % 2 else 0
 
 
+class Inputs:
+    """What S networks see of n steps, as their products want it.
+
+    Args:
+        inputs_nd: [n, D + 1], the last column ones; read at every pass.
+        networks: S.
+
+    Attributes:
+        rows: [S, n, D + 1].
+        columns: [S, D + 1, n] view of them.
+        single: the same for one network.
+    """
+
+    def __init__(self, inputs_nd: Float32, networks: int) -> None:
+        self.rows = torch.from_numpy(inputs_nd).expand(networks, -1, -1)
+        self.columns = self.rows.transpose(1, 2)
+        self.single = self if networks == 1 else Inputs(inputs_nd, 1)
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
+
+
 class Workspace:
     """What one pass over n steps writes.
 
     Attributes:
         hidden: [S, width + 1, n] each, the outputs of the hidden layers above a row of ones.
-        pieces: [width, n] views of them for each network, without the ones: contiguous, which is faster.
-        units: [S, width, n] tensors of all networks, on the same memory.
+        units: [S, width, n] views of them, without the ones.
         outputs: [S, k, n].
         delta: [S, k, n] gradient of the loss in the outputs, for the caller to fill; zeros where it does not.
-        deltas: [S, width, n] each, the gradients in the hidden layers' sums.
-        delta_tensors: on the same memory.
+        deltas: [S, width, n] each, the gradients in the hidden layers' sums, and last ``delta``.
     """
 
     def __init__(self, networks: int, widths: Sequence[int], n: int) -> None:
         *hidden, k = widths[1:]
-        self.hidden = [np.ones((networks, width + 1, n), np.float32) for width in hidden]
-        self.pieces = [[rows[:-1] for rows in layer] for layer in self.hidden]
-        self.units = [torch.from_numpy(layer[:, :-1]) for layer in self.hidden]
-        self.outputs = np.empty((networks, k, n), np.float32)
-        self.delta = np.zeros((networks, k, n), np.float32)
-        memory = np.empty((2, networks * max(hidden, default=0) * n), np.float32)
-        sizes = [networks * width * n for width in hidden]
+        self.hidden = [torch.empty(networks, width + 1, n) for width in hidden]
+        for layer in self.hidden:
+            layer[:, -1] = 1.0
+        self.units = [layer[:, :-1] for layer in self.hidden]
+        self.outputs_tensor = torch.empty(networks, k, n)
+        self.outputs: Float32 = self.outputs_tensor.numpy()
+        memory = torch.empty(2, networks * max(hidden, default=0) * n)
         self.deltas = [
-            memory[i % 2, :size].reshape(networks, width, n)
-            for i, (size, width) in enumerate(zip(sizes, hidden, strict=True))
+            memory[i % 2, : networks * width * n].view(networks, width, n) for i, width in enumerate(hidden)
         ]
-        self.delta_tensors = [torch.from_numpy(delta) for delta in self.deltas]
+        self.deltas.append(torch.zeros(networks, k, n))
+        self.delta: Float32 = self.deltas[-1].numpy()
 
 
 class Perceptrons:
@@ -133,48 +160,43 @@ class Perceptrons:
         activation: between layers.
     """
 
-    def __init__(self, block: Block, weights: Float32, activation: Activation) -> None:
+    def __init__(self, block: Block, weights: Tensor, activation: Activation) -> None:
         self._block, self._tanh = block, activation == "tanh"
         self._matrices = block.matrices(weights)
-        self._downward = [matrix[:, :, :-1].transpose(0, 2, 1) for matrix in self._matrices]
+        self._downward = [matrix[:, :, :-1].transpose(1, 2) for matrix in self._matrices]
         self._workspaces: dict[int, Workspace] = {}
 
-    def forward(self, inputs_nd: Float32) -> Workspace:
-        """Outputs of inputs [n, D + 1], in a workspace that the next call with that n overwrites."""
-        n = len(inputs_nd)
+    def forward(self, inputs: Inputs) -> Workspace:
+        """Outputs for n steps, in a workspace that the next call with that n overwrites."""
+        n = len(inputs)
         if n not in self._workspaces:
             self._workspaces[n] = Workspace(len(self._matrices[0]), self._block.widths, n)
         work = self._workspaces[n]
-        rows: Float32 = inputs_nd.T
-        for matrix, hidden, pieces in zip(self._matrices, work.hidden, work.pieces, strict=False):
-            np.matmul(matrix, rows, out=hidden[:, :-1])
-            for piece in pieces:
-                if self._tanh:
-                    np.tanh(piece, out=piece)
-                else:
-                    np.maximum(piece, 0.0, out=piece)
+        rows = inputs.columns
+        for matrix, hidden, units in zip(self._matrices, work.hidden, work.units, strict=False):
+            torch.bmm(matrix, rows, out=units)
+            if self._tanh:
+                torch.tanh(units, out=units)
+            else:
+                torch.clamp_min(units, 0.0, out=units)
             rows = hidden
-        np.matmul(self._matrices[-1], rows, out=work.outputs)
+        torch.bmm(self._matrices[-1], rows, out=work.outputs_tensor)
         return work
 
-    def backward(self, inputs_nd: Float32, work: Workspace, gradients: Sequence[Float32]) -> None:
+    def backward(self, inputs: Inputs, work: Workspace, gradients: Sequence[Tensor]) -> None:
         """Write the gradient in each matrix, from ``work`` as ``forward`` left it and ``work.delta``.
 
         Args:
-            inputs_nd: [n, D + 1].
+            inputs: of n steps.
             work: what ``forward`` returned.
             gradients: [S, out, in + 1] each, for the result.
         """
-        delta = work.delta
         for layer in range(len(work.hidden) - 1, -1, -1):
-            np.matmul(delta, work.hidden[layer].transpose(0, 2, 1), out=gradients[layer + 1])
-            delta = np.matmul(self._downward[layer + 1], delta, out=work.deltas[layer])
-            self._through(work.delta_tensors[layer], work.units[layer])
-        np.matmul(delta, inputs_nd, out=gradients[0])
-
-    def _through(self, delta: Tensor, outputs: Tensor) -> None:
-        """Multiply ``delta`` with act' of a hidden layer, in place."""
-        if self._tanh:
-            _TANH_BACKWARD(delta, outputs, grad_input=delta)
-        else:
-            _THRESHOLD_BACKWARD(delta, outputs, 0.0, grad_input=delta)
+            delta, below = work.deltas[layer + 1], work.deltas[layer]
+            torch.bmm(delta, work.hidden[layer].transpose(1, 2), out=gradients[layer + 1])
+            torch.bmm(self._downward[layer + 1], delta, out=below)
+            if self._tanh:
+                _TANH_BACKWARD(below, work.units[layer], grad_input=below)
+            else:
+                _THRESHOLD_BACKWARD(below, work.units[layer], 0.0, grad_input=below)
+        torch.bmm(work.deltas[0], inputs.rows, out=gradients[0])

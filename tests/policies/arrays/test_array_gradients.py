@@ -9,7 +9,7 @@ import torch
 from policies import losses
 from policies.arrays import slopes
 from policies.arrays.actions import Categorical, Gaussian
-from policies.arrays.perceptrons import Block, Perceptrons
+from policies.arrays.perceptrons import Block, Inputs, Perceptrons
 from policies.arrays.rows import ArrayRows
 from policies.initial import initial_checkpoint
 from policies.networks import activation_of, divergence, evaluate, network_layout, perceptron
@@ -132,7 +132,8 @@ def test_perceptrons_side_by_side(activation, hidden, space):
     flats = [layout.pack(weights) for layout in layouts]
     block, obs = Block(layouts), drawn(N, 3, seed=1, dtype=np.float32)
     packed = block.pack(flats)
-    inputs, gradient = np.concatenate([obs, np.ones((N, 1), np.float32)], axis=1), np.zeros_like(packed)
+    inputs = Inputs(np.concatenate([obs, np.ones((N, 1), np.float32)], axis=1), 2)
+    gradient = torch.zeros_like(packed)
     ours = Perceptrons(block, packed, activation)
     work = ours.forward(inputs)
     widths, found = (space.outputs, 1), [torch.empty_like(flat) for flat in flats]
