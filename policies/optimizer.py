@@ -72,6 +72,11 @@ class Adam:
             maximize=False,
         )
 
+    def take_back(self, steps: int) -> None:
+        """Count so many steps less: their results were thrown away."""
+        self.steps -= steps
+        self.taken -= steps
+
     def retained(self) -> tuple[float, float]:
         """How much of the first m and v is left in them: (β₁ⁿ, β₂ⁿ)."""
         return self.beta1**self.taken, self.beta2**self.taken
