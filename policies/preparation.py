@@ -1,6 +1,7 @@
 """Preparation (torch): what is fixed for an update, before training: value scale, advantages, ratios."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from policies.returns import discounted_returns
 from policies.rows import Rows
 from policies.settings import LearnerSettings
 from policies.spec import ContinuousSpace
+from policies.transfer import to_device
 from policies.trust import ALL, Trust, trust_by_ess
 from policies.weighting import effective_sample_fraction, largest_ratio, normalized
 
@@ -64,6 +66,7 @@ class Start:
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
     obs: Tensor
+    final_obs: Tensor
     action: Tensor
     mask: Tensor | None
 
@@ -116,18 +119,20 @@ class Preparation:
             logp = now.logp.cpu().numpy().astype(np.float64)
             ratios = ratios_of(batch, logp, entropy=float(now.entropy.mean()))
             trust = self._trust(batch, logp, logged)
-        advantage, target = self._advantages(batch, inputs.obs)
+        advantage, target = self._advantages(batch, inputs)
+        fixed = {"advantage": advantage, "target": target, "behavior_logp": np.where(logged, batch.logp, 0.0)}
+        if trust.kept is not None:
+            fixed["weight"] = trust.kept / trust.kept.mean()
+        arrays: dict[str, NDArray[Any]] = {name: array.astype(np.float32) for name, array in fixed.items()}
+        if not logged.all():
+            arrays["logged"] = logged
         rows = Rows(
             obs=inputs.obs,
             action=inputs.action,
             mask=inputs.mask,
-            advantage=self._float32(advantage),
-            target=self._float32(target),
-            behavior_logp=self._float32(np.where(logged, batch.logp, 0.0)),
             start_logp=torch.empty(batch.n_steps) if now is None else now.logp,
             start_parameters=None if now is None else now.parameters,
-            logged=None if logged.all() else torch.from_numpy(logged).to(self._device),
-            weight=None if trust.kept is None else self._float32(trust.kept / trust.kept.mean()),
+            **to_device(arrays, self._device),
         )
         return Start(rows=rows, ratios=ratios, trust=trust)
 
@@ -145,21 +150,18 @@ class Preparation:
 
     def _inputs(self, batch: Batch) -> _Inputs:
         space = self._base.spec.action
-        action = torch.tensor(batch.action)  # copies: an episode's arrays are read-only
-        if not isinstance(space, ContinuousSpace):
-            action = action.to(torch.int64)
-        mask = None
+        whole = not isinstance(space, ContinuousSpace)
+        arrays: dict[str, NDArray[Any]] = {
+            "obs": network_inputs(self._base.spec, self.statistics, batch.obs),
+            "final_obs": network_inputs(self._base.spec, self.statistics, batch.final_obs),
+            "action": batch.action.astype(np.int64, copy=False) if whole else batch.action,
+        }
         if batch.mask is not None:
-            mask = torch.from_numpy(allowing(space, batch.mask, batch.action))
+            arrays["mask"] = allowing(space, batch.mask, batch.action)
+        moved = to_device(arrays, self._device)
         return _Inputs(
-            obs=self._observations(batch.obs),
-            action=action.to(self._device),
-            mask=None if mask is None else mask.to(self._device),
+            obs=moved["obs"], final_obs=moved["final_obs"], action=moved["action"], mask=moved.get("mask")
         )
-
-    def _observations(self, obs: NDArray[np.float32]) -> Tensor:
-        rows = network_inputs(self._base.spec, self.statistics, obs)
-        return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
     def _evaluate(self, inputs: _Inputs) -> Evaluation:
         """Evaluate every step under the policy, in chunks."""
@@ -186,9 +188,9 @@ class Preparation:
         outputs: Float64 = torch.cat(parts).cpu().numpy().astype(np.float64)
         return outputs
 
-    def _advantages(self, batch: Batch, obs: Tensor) -> tuple[Float64, Float64]:
+    def _advantages(self, batch: Batch, inputs: _Inputs) -> tuple[Float64, Float64]:
         """(advantages, targets in the value network's own scale), [N] each."""
-        estimates = self._valued(batch, obs) if self._algorithm.trains_value else self._averaged(batch)
+        estimates = self._valued(batch, inputs) if self._algorithm.trains_value else self._averaged(batch)
         advantage = self._algorithm.advantages(batch, estimates)
         scale = self._state.value_scale or UNSCALED
         target = scale.normalized(estimates.value + advantage)
@@ -211,10 +213,9 @@ class Preparation:
         state.added["baseline"] += 1
         return estimates
 
-    def _valued(self, batch: Batch, obs: Tensor) -> Estimates:
+    def _valued(self, batch: Batch, inputs: _Inputs) -> Estimates:
         """Values under the scale that this batch's returns have moved."""
-        output = self._value_outputs(obs)
-        final_output = self._value_outputs(self._observations(batch.final_obs))
+        output, final_output = self._value_outputs(inputs.obs), self._value_outputs(inputs.final_obs)
         if self._settings.popart_rate > 0:
             factor, shift = self._move_scale(self._returns(batch, final_output))
             output, final_output = output * factor + shift, final_output * factor + shift
@@ -252,9 +253,6 @@ class Preparation:
         bias.mul_(factor).add_(shift)
         state.value_scale = moved
         return factor, shift
-
-    def _float32(self, array: Float64) -> Tensor:
-        return torch.tensor(array, dtype=torch.float32, device=self._device)
 
 
 def ratios_of(batch: Batch, logp_n: NDArray[np.floating], *, entropy: float) -> Ratios:

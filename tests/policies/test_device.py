@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from policies import epochs
 from policies.learner import Learner
 from policies.settings import LearnerSettings
+from policies.transfer import ALIGNED_BYTES, packed, to_device, unpacked
 
 LENGTHS = (40, 30, 50)
 NEVER = {"cpu": False}
@@ -132,6 +133,30 @@ def _close(tolerance):
     return lambda found, expected, **options: np.testing.assert_allclose(
         found, expected, rtol=0, atol=tolerance, **options
     )
+
+
+def test_arrays_come_out_of_one_move_as_they_went_in():
+    rng = np.random.default_rng(0)
+    arrays = {
+        "obs": rng.normal(size=(7, 3)).astype(np.float32),
+        "action": rng.integers(0, 5, 7),
+        "mask": rng.random((7, 5)) < 0.5,
+        "nothing": np.zeros((0, 3), np.float32),
+        "across": rng.normal(size=(3, 7)).T,
+    }
+    tensors = unpacked(packed(arrays), arrays)
+    assert tensors.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert tensors[name].data_ptr() % ALIGNED_BYTES == 0 or not array.size
+        np.testing.assert_array_equal(tensors[name].numpy(), array, err_msg=name, strict=True)
+
+
+def test_on_a_cpu_only_read_only_arrays_are_copied():
+    free, fixed = np.zeros(3), np.zeros(3)
+    fixed.setflags(write=False)
+    tensors = to_device({"free": free, "fixed": fixed}, "cpu")
+    assert np.shares_memory(tensors["free"].numpy(), free)
+    assert not np.shares_memory(tensors["fixed"].numpy(), fixed)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU HERE: the CUDA path is not tested at all")
