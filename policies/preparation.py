@@ -123,7 +123,8 @@ class Preparation:
         fixed = {"advantage": advantage, "target": target, "behavior_logp": np.where(logged, batch.logp, 0.0)}
         if trust.kept is not None:
             fixed["weight"] = trust.kept / trust.kept.mean()
-        arrays: dict[str, NDArray[Any]] = {name: array.astype(np.float32) for name, array in fixed.items()}
+        with np.errstate(over="ignore"):  # what is not finite is found in training
+            arrays: dict[str, NDArray[Any]] = {name: one.astype(np.float32) for name, one in fixed.items()}
         if not logged.all():
             arrays["logged"] = logged
         rows = Rows(

@@ -52,10 +52,10 @@ class TrainedNetworks:
         self.weights = self._block.pack([network.flat for network in self.networks])
         self._perceptrons = Perceptrons(self._block, self.weights, activation)
         self.log_std = self._block.tail(self.weights) if state.policy.log_std is not None else None
-        gradient, self._part = torch.zeros(self._block.shape), torch.zeros(self._block.shape)
+        gradient = torch.zeros(self._block.shape)
         self._gradient, self._gradient_array = gradient, gradient.numpy()
         self._rows = self.weights.unbind(), gradient.unbind()
-        self._matrices = [self._block.matrices(gradient), self._block.matrices(self._part)]
+        self._matrices = self._block.matrices(gradient)
         self.policy_weights, self.policy_gradient = self.weights[0], gradient[0]
         self._optimizer = BlockOptimizer([optimizers[network] for network in self.networks], self._block)
         bounds = {state.policy: settings.max_grad_norm, state.value: settings.value_max_grad_norm}
@@ -73,12 +73,10 @@ class TrainedNetworks:
         self, inputs: Inputs, work: Workspace, log_std_gradient: Float32 | None, *, accumulate: bool
     ) -> None:
         """Set the gradient from ``work.delta``, or add to it."""
-        gradient = self._part if accumulate else self._gradient
-        self._perceptrons.backward(inputs, work, self._matrices[accumulate])
+        self._perceptrons.backward(inputs, work, self._matrices, accumulate=accumulate)
         if log_std_gradient is not None:
-            self._block.tail(gradient)[:] = log_std_gradient
-        if accumulate:
-            self._gradient += self._part
+            tail = self._block.tail(self._gradient)
+            tail[:] = tail + log_std_gradient if accumulate else log_std_gradient
 
     def pull(self) -> None:
         """Add the gradient of λ ‖θ - θ₀‖²; see ``policies.remedies.pull_``."""

@@ -1,4 +1,4 @@
-"""Perceptrons (numpy): several with the same hidden layers, side by side, with hand-derived gradients.
+"""Perceptrons (torch, without autograd): several, side by side, with gradients derived by hand.
 
 Layer l is one matrix A_l = [W_l b_l], applied to its input with a row of ones below it; steps are columns:
 
@@ -6,12 +6,12 @@ Layer l is one matrix A_l = [W_l b_l], applied to its input with a row of ones b
 
     D_L = ∂loss/∂y,   ∂loss/∂A_l = D_l H_lᵀ,   D_{l-1} = (W_lᵀ D_l) ∘ act'(Z_{l-1})
 
-act' from the output h alone: 1 - h² (tanh), [h > 0] (relu). So a bias costs no operation of its own, and
-every elementwise one is over contiguous memory.
+act' from the output h alone: 1 - h² (tanh), [h > 0] (relu). So a bias costs no operation of its own.
 
-The S networks are the rows of one block [S, P]; matrix l of all of them is a view [S, out, in + 1] of it, and
-one call works on all. Their heads differ in width: the narrower one is filled up with rows of zeros, which
-stay zero as their gradient does. At least two rows, because BLAS has no fast way for a matrix of one row.
+The S networks have the same hidden layers and are the rows of one block [S, P]; matrix l of all of them is a
+view [S, out, in + 1] of it, and one call works on all. Their heads differ in width: the narrower one is
+filled up with rows of zeros, which stay zero as their gradient does. At least two rows, because BLAS has no
+fast way for a matrix of one row.
 """
 
 import functools
@@ -110,18 +110,17 @@ class Inputs:
         networks: S.
 
     Attributes:
+        n: how many steps.
         rows: [S, n, D + 1].
         columns: [S, D + 1, n] view of them.
         single: the same for one network.
     """
 
     def __init__(self, inputs_nd: Float32, networks: int) -> None:
+        self.n = len(inputs_nd)
         self.rows = torch.from_numpy(inputs_nd).expand(networks, -1, -1)
         self.columns = self.rows.transpose(1, 2)
         self.single = self if networks == 1 else Inputs(inputs_nd, 1)
-
-    def __len__(self) -> int:
-        return self.rows.shape[1]
 
 
 class Workspace:
@@ -130,6 +129,7 @@ class Workspace:
     Attributes:
         hidden: [S, width + 1, n] each, the outputs of the hidden layers above a row of ones.
         units: [S, width, n] views of them, without the ones.
+        across: [S, n, width + 1] views of them.
         outputs: [S, k, n].
         delta: [S, k, n] gradient of the loss in the outputs, for the caller to fill; zeros where it does not.
         deltas: [S, width, n] each, the gradients in the hidden layers' sums, and last ``delta``.
@@ -141,6 +141,7 @@ class Workspace:
         for layer in self.hidden:
             layer[:, -1] = 1.0
         self.units = [layer[:, :-1] for layer in self.hidden]
+        self.across = [layer.transpose(1, 2) for layer in self.hidden]
         self.outputs_tensor = torch.empty(networks, k, n)
         self.outputs: Float32 = self.outputs_tensor.numpy()
         memory = torch.empty(2, networks * max(hidden, default=0) * n)
@@ -168,7 +169,7 @@ class Perceptrons:
 
     def forward(self, inputs: Inputs) -> Workspace:
         """Outputs for n steps, in a workspace that the next call with that n overwrites."""
-        n = len(inputs)
+        n = inputs.n
         if n not in self._workspaces:
             self._workspaces[n] = Workspace(len(self._matrices[0]), self._block.widths, n)
         work = self._workspaces[n]
@@ -183,20 +184,30 @@ class Perceptrons:
         torch.bmm(self._matrices[-1], rows, out=work.outputs_tensor)
         return work
 
-    def backward(self, inputs: Inputs, work: Workspace, gradients: Sequence[Tensor]) -> None:
+    def backward(
+        self, inputs: Inputs, work: Workspace, gradients: Sequence[Tensor], *, accumulate: bool = False
+    ) -> None:
         """Write the gradient in each matrix, from ``work`` as ``forward`` left it and ``work.delta``.
 
         Args:
             inputs: of n steps.
             work: what ``forward`` returned.
             gradients: [S, out, in + 1] each, for the result.
+            accumulate: whether it is added to what is there.
         """
         for layer in range(len(work.hidden) - 1, -1, -1):
             delta, below = work.deltas[layer + 1], work.deltas[layer]
-            torch.bmm(delta, work.hidden[layer].transpose(1, 2), out=gradients[layer + 1])
+            _product(delta, work.across[layer], gradients[layer + 1], accumulate=accumulate)
             torch.bmm(self._downward[layer + 1], delta, out=below)
             if self._tanh:
                 _TANH_BACKWARD(below, work.units[layer], grad_input=below)
             else:
                 _THRESHOLD_BACKWARD(below, work.units[layer], 0.0, grad_input=below)
-        torch.bmm(work.deltas[0], inputs.rows, out=gradients[0])
+        _product(work.deltas[0], inputs.rows, gradients[0], accumulate=accumulate)
+
+
+def _product(left: Tensor, right: Tensor, result: Tensor, *, accumulate: bool) -> None:
+    if accumulate:
+        result.baddbmm_(left, right)
+    else:
+        torch.bmm(left, right, out=result)

@@ -21,7 +21,7 @@ class ArrayRows:
 
     Attributes:
         inputs: [N, D + 1] float32, the observations and a last column of ones.
-        action: [A, N] float32; or [k, N] bool, for each step True at the action that was taken.
+        action: [A, N] float32; for discrete ones [k, N], 1 at the action that was taken, else 0.
         advantage: [N] float32.
         target: [N] float32.
         behavior_logp: [N] float32.
@@ -33,7 +33,7 @@ class ArrayRows:
     """
 
     inputs: Float32
-    action: NDArray[Any]
+    action: Float32
     advantage: Float32
     target: Float32
     behavior_logp: Float32
@@ -104,10 +104,10 @@ class ArrayRows:
         return [(name, array) for name, array in arrays if array is not None]
 
 
-def _actions(action: Tensor, outputs: int) -> NDArray[Any]:
+def _actions(action: Tensor, outputs: int) -> Float32:
     if action.ndim > 1:
         return _transposed(action)
-    return np.asarray(action.numpy() == np.arange(outputs)[:, None])
+    return np.asarray(action.numpy() == np.arange(outputs)[:, None], np.float32)
 
 
 def _transposed(tensor: Tensor) -> NDArray[Any]:
