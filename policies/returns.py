@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 Offsets = NDArray[np.int64]
 
-PIECE_STEPS = 4096
-"""At most so many steps are added up at once: their products stay in the first caches."""
+PIECE_STEPS = 16_384
+"""At most so many steps are added up at once: their products stay in the second-level cache."""
 VARYING_STEPS = 2048
 """The same where c differs from step to step, so that P may soon leave its range."""
 RANGE = 1e250
