@@ -1,9 +1,9 @@
 """Updates with gradients derived by hand: small perceptrons on a CPU.
 
 Most of the time of their updates in torch goes into the bookkeeping of automatic differentiation. Here an
-optimizer step is about eighty calls on buffers that stay: torch's kernels without autograd where whole layers
-are worked on (products, tanh, Adam), numpy where a few numbers a step are, as its calls cost less. Both see
-the same memory. Read in this order:
+optimizer step is about eighty calls on buffers that stay, into torch without autograd where there is much to
+do (Adam, and whole layers of many steps), else into numpy, whose calls cost less. Both see the same memory.
+Read in this order:
 
     ``rows``         shuffled rows; a step of an episode is a column
     ``perceptrons``  outputs of policy and value, side by side, and the gradient in their weights

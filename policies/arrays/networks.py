@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from policies.arrays.perceptrons import Inputs, Perceptrons, Workspace, block_of, tail_of
+from policies.arrays.perceptrons import Gradient, Inputs, Perceptrons, Workspace, block_of, tail_of
 from policies.arrays.rows import Float32
 from policies.arrays.steps import BlockOptimizer, clip_to_norm, norms_of
 from policies.learner_state import LearnerState
@@ -55,7 +55,7 @@ class TrainedNetworks:
         gradient = torch.zeros(self._block.shape)
         self._gradient, self._gradient_array = gradient, gradient.numpy()
         self._rows = self.weights.unbind(), gradient.unbind()
-        self._matrices = self._block.matrices(gradient)
+        self._matrices = Gradient(self._block, gradient)
         self.policy_weights, self.policy_gradient = self.weights[0], gradient[0]
         self._optimizer = BlockOptimizer([optimizers[network] for network in self.networks], self._block)
         bounds = {state.policy: settings.max_grad_norm, state.value: settings.value_max_grad_norm}

@@ -1,4 +1,4 @@
-"""Perceptrons (torch, without autograd): several, side by side, with gradients derived by hand.
+"""Perceptrons (no autograd): several, side by side, with gradients derived by hand.
 
 Layer l is one matrix A_l = [W_l b_l], applied to its input with a row of ones below it; steps are columns:
 
@@ -16,8 +16,11 @@ fast way for a matrix of one row.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +29,7 @@ from policies.networks import Layout
 from policies.spec import Activation
 
 HEAD_ROWS_MIN = 2
+FEW_STEPS = 128  # below, calls cost more than what they do, and numpy's cost less
 
 # Autograd's own kernels: one pass over memory where numpy needs three.
 _TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
@@ -102,6 +106,32 @@ def tail_of(layout: Layout) -> int:
     return layout.sizes[-1] if len(layout.sizes) % 2 else 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Library:
+    """Who does the arithmetic: numpy for few steps, as its calls cost less; torch's products are faster.
+
+    Attributes:
+        view: a tensor as that library sees it, on the same memory.
+        product: of stacks of matrices.
+        tanh: of each number.
+        floor: the larger one of each number and another.
+    """
+
+    view: Callable[[Tensor], Any]
+    product: Callable[..., Any]
+    tanh: Callable[..., Any]
+    floor: Callable[..., Any]
+
+
+NUMPY = Library(view=Tensor.numpy, product=np.matmul, tanh=np.tanh, floor=np.maximum)
+TORCH = Library(view=lambda tensor: tensor, product=torch.bmm, tanh=torch.tanh, floor=torch.clamp_min)
+
+
+def library_for(n: int) -> Library:
+    """Return the faster one for n steps at once."""
+    return NUMPY if n < FEW_STEPS else TORCH
+
+
 class Inputs:
     """What S networks see of n steps, as their products want it.
 
@@ -118,38 +148,49 @@ class Inputs:
 
     def __init__(self, inputs_nd: Float32, networks: int) -> None:
         self.n = len(inputs_nd)
-        self.rows = torch.from_numpy(inputs_nd).expand(networks, -1, -1)
-        self.columns = self.rows.transpose(1, 2)
+        rows = torch.from_numpy(inputs_nd).expand(networks, -1, -1)
+        view = library_for(self.n).view
+        self.rows, self.columns = view(rows), view(rows.transpose(1, 2))
         self.single = self if networks == 1 else Inputs(inputs_nd, 1)
 
 
 class Workspace:
-    """What one pass over n steps writes.
+    """What one pass over n steps writes; seen by the library that is faster for n, but for the tensors.
 
     Attributes:
+        library: which that is.
         hidden: [S, width + 1, n] each, the outputs of the hidden layers above a row of ones.
-        units: [S, width, n] views of them, without the ones.
+        units: [S, width, n] views of them, without the ones; and as tensors.
+        pieces: [width, n] or [S, width, n] views of them, in parts that are quick to work on.
         across: [S, n, width + 1] views of them.
         outputs: [S, k, n].
         delta: [S, k, n] gradient of the loss in the outputs, for the caller to fill; zeros where it does not.
-        deltas: [S, width, n] each, the gradients in the hidden layers' sums, and last ``delta``.
+        deltas: [S, width, n] each, the gradients in the hidden layers' sums, and last ``delta``; and as
+            tensors.
     """
 
     def __init__(self, networks: int, widths: Sequence[int], n: int) -> None:
         *hidden, k = widths[1:]
-        self.hidden = [torch.empty(networks, width + 1, n) for width in hidden]
-        for layer in self.hidden:
+        self.library = library_for(n)
+        view = self.library.view
+        layers = [torch.empty(networks, width + 1, n) for width in hidden]
+        for layer in layers:
             layer[:, -1] = 1.0
-        self.units = [layer[:, :-1] for layer in self.hidden]
-        self.across = [layer.transpose(1, 2) for layer in self.hidden]
-        self.outputs_tensor = torch.empty(networks, k, n)
-        self.outputs: Float32 = self.outputs_tensor.numpy()
+        self.unit_tensors = [layer[:, :-1] for layer in layers]
+        self.hidden = [view(layer) for layer in layers]
+        self.units = [view(units) for units in self.unit_tensors]
+        self.pieces = [list(units) if self.library is NUMPY else [units] for units in self.units]
+        self.across = [view(layer.transpose(1, 2)) for layer in layers]
+        outputs = torch.empty(networks, k, n)
+        self.outputs: Float32 = outputs.numpy()
+        self.last = view(outputs)
         memory = torch.empty(2, networks * max(hidden, default=0) * n)
-        self.deltas = [
+        self.delta_tensors = [
             memory[i % 2, : networks * width * n].view(networks, width, n) for i, width in enumerate(hidden)
         ]
-        self.deltas.append(torch.zeros(networks, k, n))
-        self.delta: Float32 = self.deltas[-1].numpy()
+        self.delta_tensors.append(torch.zeros(networks, k, n))
+        self.deltas = [view(delta) for delta in self.delta_tensors]
+        self.delta: Float32 = self.delta_tensors[-1].numpy()
 
 
 class Perceptrons:
@@ -163,51 +204,74 @@ class Perceptrons:
 
     def __init__(self, block: Block, weights: Tensor, activation: Activation) -> None:
         self._block, self._tanh = block, activation == "tanh"
-        self._matrices = block.matrices(weights)
-        self._downward = [matrix[:, :, :-1].transpose(1, 2) for matrix in self._matrices]
+        matrices = block.matrices(weights)
+        downward = [matrix[:, :, :-1].transpose(1, 2) for matrix in matrices]
+        self._matrices = {library: _views(library, matrices) for library in (NUMPY, TORCH)}
+        self._downward = {library: _views(library, downward) for library in (NUMPY, TORCH)}
+        self._networks = len(weights)
         self._workspaces: dict[int, Workspace] = {}
 
     def forward(self, inputs: Inputs) -> Workspace:
         """Outputs for n steps, in a workspace that the next call with that n overwrites."""
-        n = inputs.n
-        if n not in self._workspaces:
-            self._workspaces[n] = Workspace(len(self._matrices[0]), self._block.widths, n)
-        work = self._workspaces[n]
-        rows = inputs.columns
-        for matrix, hidden, units in zip(self._matrices, work.hidden, work.units, strict=False):
-            torch.bmm(matrix, rows, out=units)
-            if self._tanh:
-                torch.tanh(units, out=units)
-            else:
-                torch.clamp_min(units, 0.0, out=units)
-            rows = hidden
-        torch.bmm(self._matrices[-1], rows, out=work.outputs_tensor)
+        if inputs.n not in self._workspaces:
+            self._workspaces[inputs.n] = Workspace(self._networks, self._block.widths, inputs.n)
+        work = self._workspaces[inputs.n]
+        library, rows = work.library, inputs.columns
+        *matrices, head = self._matrices[library]
+        for i, matrix in enumerate(matrices):
+            library.product(matrix, rows, out=work.units[i])
+            for piece in work.pieces[i]:
+                if self._tanh:
+                    library.tanh(piece, out=piece)
+                else:
+                    library.floor(piece, 0.0, out=piece)
+            rows = work.hidden[i]
+        library.product(head, rows, out=work.last)
         return work
 
     def backward(
-        self, inputs: Inputs, work: Workspace, gradients: Sequence[Tensor], *, accumulate: bool = False
+        self, inputs: Inputs, work: Workspace, gradient: "Gradient", *, accumulate: bool = False
     ) -> None:
         """Write the gradient in each matrix, from ``work`` as ``forward`` left it and ``work.delta``.
 
         Args:
             inputs: of n steps.
             work: what ``forward`` returned.
-            gradients: [S, out, in + 1] each, for the result.
+            gradient: where the result goes.
             accumulate: whether it is added to what is there.
         """
-        for layer in range(len(work.hidden) - 1, -1, -1):
-            delta, below = work.deltas[layer + 1], work.deltas[layer]
-            _product(delta, work.across[layer], gradients[layer + 1], accumulate=accumulate)
-            torch.bmm(self._downward[layer + 1], delta, out=below)
-            if self._tanh:
-                _TANH_BACKWARD(below, work.units[layer], grad_input=below)
+        library = work.library
+        product, into, downward = library.product, gradient.views[library], self._downward[library]
+        for layer in range(len(work.hidden), -1, -1):
+            below = work.across[layer - 1] if layer else inputs.rows
+            if accumulate:
+                into[layer] += product(work.deltas[layer], below)
             else:
-                _THRESHOLD_BACKWARD(below, work.units[layer], 0.0, grad_input=below)
-        _product(work.deltas[0], inputs.rows, gradients[0], accumulate=accumulate)
+                product(work.deltas[layer], below, out=into[layer])
+            if layer:
+                product(downward[layer], work.deltas[layer], out=work.deltas[layer - 1])
+                self._through(work.delta_tensors[layer - 1], work.unit_tensors[layer - 1])
+
+    def _through(self, delta: Tensor, outputs: Tensor) -> None:
+        """Multiply ``delta`` with act' of a hidden layer, in place."""
+        if self._tanh:
+            _TANH_BACKWARD(delta, outputs, grad_input=delta)
+        else:
+            _THRESHOLD_BACKWARD(delta, outputs, 0.0, grad_input=delta)
 
 
-def _product(left: Tensor, right: Tensor, result: Tensor, *, accumulate: bool) -> None:
-    if accumulate:
-        result.baddbmm_(left, right)
-    else:
-        torch.bmm(left, right, out=result)
+class Gradient:
+    """A block of gradients [S, P], and its matrices as each library sees them.
+
+    Args:
+        block: where they lie.
+        memory: [S, P].
+    """
+
+    def __init__(self, block: Block, memory: Tensor) -> None:
+        matrices = block.matrices(memory)
+        self.views = {library: _views(library, matrices) for library in (NUMPY, TORCH)}
+
+
+def _views(library: Library, tensors: Sequence[Tensor]) -> list[Any]:
+    return [library.view(tensor) for tensor in tensors]
