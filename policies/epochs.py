@@ -1,8 +1,11 @@
-"""Epochs (torch): the passes over one prepared batch. Nothing is read back to the host inside of them."""
+"""Epochs (torch): the passes over one prepared batch.
+
+The host reads nothing back from a GPU until all of them are done, and then once: a read would make it wait,
+and the GPU for it. Only on a CPU, where a read costs nothing, does it look whether the next epoch is wanted.
+"""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.algorithms import Algorithm
+from policies.early_stop import EarlyStop
 from policies.errors import UpdateDiverged
 from policies.learner_state import LearnerState
 from policies.losses import value_loss
@@ -23,6 +27,9 @@ from policies.settings import LearnerSettings
 CHUNK_ROWS = {"cpu": 1024, "cuda": 1 << 20}
 """Rows through a network at once. On a CPU, 1024 was fastest for 64 units: few calls, still in its cache."""
 
+LOOKS_AFTER_EPOCHS = {"cpu": True, "cuda": False}
+"""Whether the host ends the epochs itself, when the KL has passed its bound; else see ``EarlyStop``."""
+
 ADVANTAGE_EPSILON = 1e-8
 
 
@@ -32,9 +39,16 @@ def permutations(seed: int, *, epochs: int, n: int) -> NDArray[np.int64]:
     return np.stack([generator.permutation(n) for _ in range(epochs)])
 
 
+def orders(settings: LearnerSettings, *, seed: int, n: int) -> NDArray[np.int64]:
+    """Return the order of n steps in each epoch, [epochs, n]; as they come where a minibatch is the batch."""
+    if settings.minibatches == 1:
+        return np.broadcast_to(np.arange(n), (settings.epochs, n))
+    return permutations(seed, epochs=settings.epochs, n=n)
+
+
 @dataclass(kw_only=True)
 class Trace:
-    """What the minibatches gave, still on the device: scalars, each of a minibatch or of a part of one."""
+    """What an epoch's minibatches gave, still on the device: scalars, of a minibatch or a part of one."""
 
     policy_loss: list[Tensor] = field(default_factory=list)
     value_loss: list[Tensor] = field(default_factory=list)
@@ -43,13 +57,16 @@ class Trace:
     kl: list[Tensor] = field(default_factory=list)
     entropy_end: list[Tensor] = field(default_factory=list)
 
-    def means(self, *, minibatches: int, minibatches_kl: int) -> dict[str, float]:
-        """Sum of each list over its minibatches, 0 for an empty one: one transfer from the device."""
-        lists = vars(self)
-        sums = torch.stack([torch.stack(entries).sum() for entries in lists.values() if entries]).tolist()
-        numbers = iter(sums)
-        means = {name: next(numbers) / minibatches if entries else 0.0 for name, entries in lists.items()}
-        return means | {name: means[name] * minibatches / minibatches_kl for name in ("kl", "entropy_end")}
+    def means(self, minibatches: int) -> Tensor:
+        """Sum of each list over the minibatches, 0 for an empty one: [6] on the device."""
+        lists: list[list[Tensor]] = list(vars(self).values())
+        some = next(entries[0] for entries in lists if entries)
+        sums = [torch.stack(entries).sum() if entries else torch.zeros_like(some) for entries in lists]
+        return torch.stack(sums) / minibatches
+
+
+TRACED = [entry.name for entry in fields(Trace)]
+OF_THE_LAST_EPOCH = ("kl", "entropy_end")
 
 
 class Epochs:
@@ -89,9 +106,11 @@ class Epochs:
         proximal = state.proximal
         self._proximal_leaves = None if proximal is None else state.policy.layout.views(proximal.flat)
         self._trace = Trace()
-        self._watches_kl = False
+        self._traces_kl = False
         self._minibatches = 0
         self._probe = NoiseProbe() if settings.noise_scale and policy_rate is not None else None
+        self._probes = True
+        self._squares: tuple[Tensor, Tensor] | None = None
         self.noise: GradientNoise | None = None
 
     @property
@@ -110,33 +129,69 @@ class Epochs:
         Raises:
             UpdateDiverged: a loss, a gradient or a weight is not finite; the state is spoiled.
         """
-        on_device = torch.from_numpy(orders).to(rows.obs.device)
-        target_kl = self._settings.target_kl
-        before = 0
-        for epoch, order in enumerate(on_device):
+        on_device = torch.from_numpy(np.array(orders)).to(rows.obs.device)
+        stop = None
+        if self._watches_kl(last=False) and not LOOKS_AFTER_EPOCHS[rows.obs.device.type]:
+            stop = EarlyStop(self._state, self._settings.target_kl)
+        epochs = self._epochs(rows, on_device, stop)
+        if stop is not None:
+            stop.restore()
+        return self._read(epochs, stop, len(rows))
+
+    def _epochs(self, rows: Rows, orders: Tensor, stop: EarlyStop | None) -> list[Tensor]:
+        """Take every step; the means of the trace [6] in each epoch."""
+        means: list[Tensor] = []
+        for epoch, order in enumerate(orders):
             last = epoch == len(orders) - 1
-            self._watches_kl = self._policy_rate is not None and (target_kl > 0 or last)
-            self._trace.kl, self._trace.entropy_end = [], []
-            before = self._minibatches
-            self._epoch(rows.take(order))
+            self._trace, self._traces_kl = Trace(), self._watches_kl(last=last)
+            parts = self._parts(rows.take(order))
+            for part in parts:
+                self._minibatch(part)
+            self._minibatches += len(parts)
+            means.append(self._trace.means(len(parts)))
             if self._probe is not None:
-                self.noise, self._probe = self._probe.estimate(len(rows)), None
-            if not last and self._watches_kl and self._mean_kl(before) > target_kl:
+                self._squares, self._probes = self._probe.squares(), False
+            kl = means[-1][TRACED.index("kl")]
+            if stop is not None:
+                stop.after_epoch(kl)
+            elif not last and self._traces_kl and float(kl) > self._settings.target_kl:
                 break
-        means = self._trace.means(minibatches=self._minibatches, minibatches_kl=self._minibatches - before)
-        self._check(means)
         return means
 
-    def _mean_kl(self, before: int) -> float:
-        """Mean KL of the last epoch, read back from the device."""
-        return float(torch.stack(self._trace.kl).sum()) / (self._minibatches - before)
+    def _watches_kl(self, *, last: bool) -> bool:
+        return self._policy_rate is not None and (self._settings.target_kl > 0 or last)
 
-    def _epoch(self, rows: Rows) -> None:
+    def _read(self, epochs: list[Tensor], stop: EarlyStop | None, n_steps: int) -> dict[str, float]:
+        """Read everything at once; the means over the epochs that count."""
+        sums = [network.flat.sum() for network in self.trained]
+        squares = [] if self._squares is None else list(self._squares)
+        counted = [] if stop is None else [stop.epochs]
+        everything = torch.cat([*epochs, torch.stack([*sums, *squares, *counted])]).tolist()
+        table, numbers = np.split(np.array(everything), [len(epochs) * len(TRACED)])
+        count = len(epochs)
+        if stop is not None:
+            count = int(numbers[-1])
+            stop.restore_counters(count)
+            self._minibatches = self._minibatches * count // len(epochs)
+        if self._probe is not None and squares:
+            self.noise = self._probe.estimate_from(numbers[len(sums) :].tolist(), n_steps)
+        return self._means(table.reshape(-1, len(TRACED))[:count], numbers[: len(sums)])
+
+    def _means(self, table: NDArray[np.float64], weight_sums: NDArray[np.float64]) -> dict[str, float]:
+        means = dict(zip(TRACED, table.mean(axis=0).tolist(), strict=True))
+        last = dict(zip(TRACED, table[-1].tolist(), strict=True))
+        means |= {name: last[name] for name in OF_THE_LAST_EPOCH}
+        check_finite({name.replace("_", " "): number for name, number in means.items()})
+        names = ["policy" if network is self._state.policy else "value" for network in self.trained]
+        sums = zip(names, weight_sums.tolist(), strict=True)
+        check_finite({f"{name} weights": total for name, total in sums})
+        return means
+
+    def _parts(self, rows: Rows) -> list[Rows]:
+        """Cut an epoch into its minibatches; empty ones are left out."""
         parts = self._settings.minibatches
         cuts = [len(rows) * i // parts for i in range(parts + 1)]
-        for start, stop in itertools.pairwise(cuts):
-            if stop > start:
-                self._minibatch(rows.part(start, stop))
+        return [rows.part(start, stop) for start, stop in itertools.pairwise(cuts) if stop > start]
 
     def _minibatch(self, rows: Rows) -> None:
         if self._settings.advantage_normalization == "minibatch":
@@ -151,14 +206,13 @@ class Epochs:
                 self._trace.value_loss.append(terms[-1].detach())
             set_gradient(terms, self.trained, accumulate=i > 0)
         self._step()
-        self._minibatches += 1
 
     def _policy_loss(self, rows: Rows, n: int) -> Tensor:
         """Policy loss of a chunk, over the n rows of its minibatch; summed over them with scaling "sum"."""
         policy, space = self._state.policy, self._state.action
         now = evaluate(policy(rows.obs), policy.log_std, rows.action, rows.mask, space)
         reference = self._reference(rows)
-        if self._watches_kl:
+        if self._traces_kl:
             with torch.no_grad():
                 self._trace.kl.append(divergence(reference, now).sum() / n)
                 self._trace.entropy_end.append(now.entropy.mean() * (len(rows) / n))
@@ -171,6 +225,7 @@ class Epochs:
     def _reference(self, rows: Rows) -> Evaluation:
         """Return the proximal policy: the moving average as it is now, or the policy at the start."""
         if self._proximal_leaves is None:
+            assert rows.start_parameters is not None
             return Evaluation(
                 logp=rows.start_logp,
                 entropy=rows.start_logp,
@@ -190,7 +245,7 @@ class Epochs:
 
     def _step(self) -> None:
         state = self._state
-        if self._probe is not None:
+        if self._probe is not None and self._probes:
             self._probe.add(state.policy.gradient)
         self._remedies.pull(self.trained)
         self._clip()
@@ -214,14 +269,6 @@ class Epochs:
             trace.grad_norm.append(clip_to_norm_([state.policy.gradient], settings.max_grad_norm))
         if self._value_rate is not None:
             trace.value_grad_norm.append(clip_to_norm_([state.value.gradient], settings.value_max_grad_norm))
-
-    def _check(self, means: dict[str, float]) -> None:
-        check_finite({name.replace("_", " "): number for name, number in means.items()})
-        sums: Sequence[float] = torch.stack([network.flat.sum() for network in self.trained]).tolist()
-        names = [
-            "policy weights" if network is self._state.policy else "value weights" for network in self.trained
-        ]
-        check_finite(dict(zip(names, sums, strict=True)))
 
 
 def normalized_unbiased(advantage_n: Tensor) -> Tensor:

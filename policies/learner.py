@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from experience.batch import Batch
 from policies.algorithms import create_algorithm
 from policies.checkpoint import Checkpoint, Delta
-from policies.epochs import permutations
+from policies.epochs import orders
 from policies.input_scale import change_in
 from policies.inputs import real_numbers
 from policies.learner_state import LearnerState
 from policies.lr_scaling import scaled_learning_rate
 from policies.normalizer import RunningStatistics
 from policies.passes import Path, chosen_path, create_passes
-from policies.preparation import Preparation
+from policies.preparation import Preparation, ratios_of
 from policies.remedies import Remedies
 from policies.report import UpdateReport
 from policies.settings import LearnerSettings
@@ -63,6 +63,12 @@ class Learner:
         self._state = LearnerState(checkpoint, settings, device=device)
         self._remedies = Remedies(checkpoint.spec, settings, self._state, seed=seed)
         self._preparation = Preparation(checkpoint, self._state, settings, self._algorithm, device=device)
+        # A single step is over the policy at the start: its own pass says what that one thinks of the batch.
+        self._is_first_pass = (
+            self._path == "numpy"
+            and settings.epochs == settings.minibatches == 1
+            and not (self._algorithm.scales_by_ess or self._algorithm.needs_reference)
+        )
 
     def update(self, batch: Batch, *, seed: int, replayed: int = 0) -> UpdateReport:
         """Train once on a batch of new episodes, followed by ``replayed`` ones.
@@ -82,7 +88,7 @@ class Learner:
         began = self._clock()
         if replayed and not self._algorithm.reuses_episodes:
             raise ValueError(f"{replayed} replayed episodes; accepted: none with this algorithm")
-        start = self._preparation.prepare(batch)
+        start = self._preparation.prepare(batch, evaluate_policy=not self._is_first_pass)
         rate = self._learning_rate(batch.n_episodes)
         kept = kept_episodes(batch, start.trust)
         policy_rate = None if start.trust.factor is None else self._learning_rate(kept) * start.trust.factor
@@ -97,23 +103,26 @@ class Learner:
             policy_rate=policy_rate,
             value_rate=value_rate if self._algorithm.trains_value else None,
         )
-        means = epochs.run(start.rows, permutations(seed, epochs=self._settings.epochs, n=batch.n_steps))
+        means = epochs.run(start.rows, orders(self._settings, seed=seed, n=batch.n_steps))
+        ratios = start.ratios
+        if ratios is None:
+            ratios = ratios_of(batch, start.rows.start_logp.numpy(), entropy=means["entropy_end"])
         self._remedies.perturb(epochs.trained, seed=seed)
         new = batch.n_episodes - replayed
         self._count(batch, new)
         return UpdateReport(
             **means,
             loss=means["policy_loss"] + means["value_loss"],
-            entropy=start.entropy,
-            ess_fraction=start.ess_fraction,
-            ratio_max=start.ratio_max,
+            entropy=ratios.entropy,
+            ess_fraction=ratios.ess_fraction,
+            ratio_max=ratios.ratio_max,
             learning_rate=rate,
             policy_episodes=0 if policy_rate is None else kept,
             policy_steps=epochs.policy_steps,
             value_steps=epochs.value_steps,
             n_steps=batch.n_steps,
             n_episodes=batch.n_episodes,
-            unlogged_steps=start.unlogged_steps,
+            unlogged_steps=ratios.unlogged_steps,
             return_mean=float(batch.total_reward[:new].mean()),
             seconds=self._clock() - began,
             noise=epochs.noise,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -53,12 +55,22 @@ class NoiseProbe:
 
     def estimate(self, n_steps: int) -> GradientNoise | None:
         """Return the estimate for an epoch of ``n_steps``; None with fewer than two minibatches."""
+        squares = self.squares()
+        return None if squares is None else self.estimate_from([float(each) for each in squares], n_steps)
+
+    def squares(self) -> "tuple[Tensor, Tensor] | None":
+        """Squared norms, still on the device: of the minibatches, summed; of their mean."""
         count = len(self._squares)
         if self._sum is None or count < 2:  # noqa: PLR2004 - two batch sizes are needed
             return None
+        return sum(self._squares[1:], self._squares[0]), (self._sum / count).square().sum()
+
+    def estimate_from(self, squares: "Sequence[float]", n_steps: int) -> GradientNoise:
+        """Return the estimate for an epoch of ``n_steps`` from what ``squares`` gave."""
+        count = len(self._squares)
         return gradient_noise(
-            small_sq=float(sum(self._squares)) / count,
+            small_sq=squares[0] / count,
             small=n_steps / count,
-            large_sq=float((self._sum / count).square().sum()),
+            large_sq=squares[1],
             large=float(n_steps),
         )

@@ -1,6 +1,7 @@
 """Preparation (torch): what is fixed for an update, before training: value scale, advantages, ratios."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,28 @@ from policies.returns import discounted_returns
 from policies.rows import Rows
 from policies.settings import LearnerSettings
 from policies.spec import ContinuousSpace
+from policies.transfer import to_device
 from policies.trust import ALL, Trust, trust_by_ess
 from policies.weighting import effective_sample_fraction, largest_ratio, normalized
 
 Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """How the policy at the start of an update relates to those that acted.
+
+    Attributes:
+        entropy: mean over the steps, in nats.
+        ess_fraction: effective sample size over the steps with a behavior log-probability.
+        ratio_max: largest importance ratio.
+        unlogged_steps: how many have no behavior log-probability.
+    """
+
+    entropy: float
+    ess_fraction: float
+    ratio_max: float
+    unlogged_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +54,19 @@ class Start:
 
     Attributes:
         rows: its steps on the device.
-        entropy: mean over them, in nats.
-        ess_fraction: effective sample size over the steps with a behavior log-probability.
-        ratio_max: largest importance ratio.
-        unlogged_steps: how many have no behavior log-probability.
+        ratios: None where the update's own pass is the first to evaluate the policy.
         trust: which steps move the policy, and how far.
     """
 
     rows: Rows
-    entropy: float
-    ess_fraction: float
-    ratio_max: float
-    unlogged_steps: int
+    ratios: Ratios | None
     trust: Trust
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
     obs: Tensor
+    final_obs: Tensor
     action: Tensor
     mask: Tensor | None
 
@@ -85,41 +99,43 @@ class Preparation:
         self._device = device
         self.statistics = base.normalizer
 
-    def prepare(self, batch: Batch) -> Start:
-        """Fix ratios under the policy as it is, then values and advantages."""
+    def prepare(self, batch: Batch, *, evaluate_policy: bool = True) -> Start:
+        """Fix ratios under the policy as it is, then values and advantages.
+
+        Args:
+            batch: what to learn from.
+            evaluate_policy: False leaves ratios and the policy at the start to an update of a single step,
+                whose own pass is over that policy; only for algorithms that do not scale by the ratios.
+        """
         check_batch(batch, self._base)
         if self._base.spec.normalize and self.statistics.count == 0:
             # Nobody has acted with statistics yet: train under those that the next version will act with.
             self.statistics = RunningStatistics.of(real_numbers(self._base.spec, batch.obs))
         inputs = self._inputs(batch)
-        now = self._evaluate(inputs)
-        entropy = float(now.entropy.mean())
-        logp = now.logp.cpu().numpy().astype(np.float64)
-        check_finite({"entropy": entropy, "log-probability": float(logp.sum())})
         logged = np.isfinite(batch.logp)
-        behavior_logp = np.where(logged, batch.logp, 0.0)
-        log_ratio = logp - behavior_logp
-        trust = self._trust(batch, log_ratio, logged)
-        advantage, target = self._advantages(batch, inputs.obs)
-        return Start(
-            rows=Rows(
-                obs=inputs.obs,
-                action=inputs.action,
-                mask=inputs.mask,
-                advantage=self._float32(advantage),
-                target=self._float32(target),
-                behavior_logp=self._float32(behavior_logp),
-                start_logp=now.logp,
-                start_parameters=now.parameters,
-                logged=None if logged.all() else torch.from_numpy(logged).to(self._device),
-                weight=None if trust.kept is None else self._float32(trust.kept / trust.kept.mean()),
-            ),
-            entropy=entropy,
-            ess_fraction=effective_sample_fraction(log_ratio[logged]),
-            ratio_max=largest_ratio(log_ratio[logged]),
-            unlogged_steps=int((~logged).sum()),
-            trust=trust,
+        now, ratios, trust = None, None, ALL
+        if evaluate_policy:
+            now = self._evaluate(inputs)
+            logp = now.logp.cpu().numpy().astype(np.float64)
+            ratios = ratios_of(batch, logp, entropy=float(now.entropy.mean()))
+            trust = self._trust(batch, logp, logged)
+        advantage, target = self._advantages(batch, inputs)
+        fixed = {"advantage": advantage, "target": target, "behavior_logp": np.where(logged, batch.logp, 0.0)}
+        if trust.kept is not None:
+            fixed["weight"] = trust.kept / trust.kept.mean()
+        with np.errstate(over="ignore"):  # what is not finite is found in training
+            arrays: dict[str, NDArray[Any]] = {name: one.astype(np.float32) for name, one in fixed.items()}
+        if not logged.all():
+            arrays["logged"] = logged
+        rows = Rows(
+            obs=inputs.obs,
+            action=inputs.action,
+            mask=inputs.mask,
+            start_logp=torch.empty(batch.n_steps) if now is None else now.logp,
+            start_parameters=None if now is None else now.parameters,
+            **to_device(arrays, self._device),
         )
+        return Start(rows=rows, ratios=ratios, trust=trust)
 
     def log_probs(self, batch: Batch) -> NDArray[np.float32]:
         """Log-probability of each action, [N], under the policy as it is."""
@@ -127,28 +143,26 @@ class Preparation:
         logp: NDArray[np.float32] = self._evaluate(self._inputs(batch)).logp.cpu().numpy()
         return logp
 
-    def _trust(self, batch: Batch, log_ratio: Float64, logged: NDArray[np.bool_]) -> Trust:
+    def _trust(self, batch: Batch, logp: Float64, logged: NDArray[np.bool_]) -> Trust:
         if not self._algorithm.scales_by_ess:
             return ALL
+        log_ratio = logp - np.where(logged, batch.logp, 0.0)
         return trust_by_ess(log_ratio, logged, batch.policy_version, minimum=self._settings.ess_min)
 
     def _inputs(self, batch: Batch) -> _Inputs:
         space = self._base.spec.action
-        action = torch.tensor(batch.action)  # copies: an episode's arrays are read-only
-        if not isinstance(space, ContinuousSpace):
-            action = action.to(torch.int64)
-        mask = None
+        whole = not isinstance(space, ContinuousSpace)
+        arrays: dict[str, NDArray[Any]] = {
+            "obs": network_inputs(self._base.spec, self.statistics, batch.obs),
+            "final_obs": network_inputs(self._base.spec, self.statistics, batch.final_obs),
+            "action": batch.action.astype(np.int64, copy=False) if whole else batch.action,
+        }
         if batch.mask is not None:
-            mask = torch.from_numpy(allowing(space, batch.mask, batch.action))
+            arrays["mask"] = allowing(space, batch.mask, batch.action)
+        moved = to_device(arrays, self._device)
         return _Inputs(
-            obs=self._observations(batch.obs),
-            action=action.to(self._device),
-            mask=None if mask is None else mask.to(self._device),
+            obs=moved["obs"], final_obs=moved["final_obs"], action=moved["action"], mask=moved.get("mask")
         )
-
-    def _observations(self, obs: NDArray[np.float32]) -> Tensor:
-        rows = network_inputs(self._base.spec, self.statistics, obs)
-        return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
     def _evaluate(self, inputs: _Inputs) -> Evaluation:
         """Evaluate every step under the policy, in chunks."""
@@ -175,9 +189,9 @@ class Preparation:
         outputs: Float64 = torch.cat(parts).cpu().numpy().astype(np.float64)
         return outputs
 
-    def _advantages(self, batch: Batch, obs: Tensor) -> tuple[Float64, Float64]:
+    def _advantages(self, batch: Batch, inputs: _Inputs) -> tuple[Float64, Float64]:
         """(advantages, targets in the value network's own scale), [N] each."""
-        estimates = self._valued(batch, obs) if self._algorithm.trains_value else self._averaged(batch)
+        estimates = self._valued(batch, inputs) if self._algorithm.trains_value else self._averaged(batch)
         advantage = self._algorithm.advantages(batch, estimates)
         scale = self._state.value_scale or UNSCALED
         target = scale.normalized(estimates.value + advantage)
@@ -200,10 +214,9 @@ class Preparation:
         state.added["baseline"] += 1
         return estimates
 
-    def _valued(self, batch: Batch, obs: Tensor) -> Estimates:
+    def _valued(self, batch: Batch, inputs: _Inputs) -> Estimates:
         """Values under the scale that this batch's returns have moved."""
-        output = self._value_outputs(obs)
-        final_output = self._value_outputs(self._observations(batch.final_obs))
+        output, final_output = self._value_outputs(inputs.obs), self._value_outputs(inputs.final_obs)
         if self._settings.popart_rate > 0:
             factor, shift = self._move_scale(self._returns(batch, final_output))
             output, final_output = output * factor + shift, final_output * factor + shift
@@ -242,8 +255,22 @@ class Preparation:
         state.value_scale = moved
         return factor, shift
 
-    def _float32(self, array: Float64) -> Tensor:
-        return torch.tensor(array, dtype=torch.float32, device=self._device)
+
+def ratios_of(batch: Batch, logp_n: NDArray[np.floating], *, entropy: float) -> Ratios:
+    """Compare log-probabilities of the policy [N] with those that were logged.
+
+    Raises:
+        UpdateDiverged: one of them is not finite.
+    """
+    check_finite({"entropy": entropy, "log-probability": float(logp_n.sum(dtype=np.float64))})
+    logged = np.isfinite(batch.logp)
+    log_ratio = logp_n[logged] - batch.logp[logged]
+    return Ratios(
+        entropy=entropy,
+        ess_fraction=effective_sample_fraction(log_ratio),
+        ratio_max=largest_ratio(log_ratio),
+        unlogged_steps=len(logged) - len(log_ratio),
+    )
 
 
 def check_batch(batch: Batch, base: Checkpoint) -> None:

@@ -28,6 +28,15 @@ class ProximalAverage:
         """Take in the policy's weights after one of its steps."""
         self.flat.lerp_(weights, self.advance())
 
+    @property
+    def counters(self) -> tuple[float, float, int]:
+        """(weight, retained, taken); set them to those of an earlier time when its ``flat`` is restored."""
+        return self.weight, self.retained, self.taken
+
+    @counters.setter
+    def counters(self, counters: tuple[float, float, int]) -> None:
+        self.weight, self.retained, self.taken = counters
+
     def advance(self) -> float:
         """Count one more step of the policy; the share of its weights in the average, 1 / w'."""
         weight = self.decay * self.weight + 1.0

@@ -31,8 +31,10 @@ class Remedies:
         self, spec: PolicySpec, settings: LearnerSettings, state: LearnerState, *, seed: int
     ) -> None:
         self._spec, self._settings, self._state = spec, settings, state
-        self._initial: Arrays = initial_checkpoint(spec, seed=seed).weights if settings.l2_init > 0 else {}
         self._anchors: dict[Network, Tensor] = {}
+        if settings.l2_init > 0:
+            initial = initial_checkpoint(spec, seed=seed).weights
+            self._anchors = {network: _on(network, initial) for network in (state.policy, state.value)}
 
     def pull(self, networks: Iterable[Network]) -> None:
         """Add the gradient of λ ‖θ - θ₀‖² to that of one minibatch, when ``l2_init`` is on."""
@@ -42,8 +44,6 @@ class Remedies:
 
     def anchor(self, network: Network) -> Tensor:
         """θ₀ of a network, without its log standard deviations, [W]; only when ``l2_init`` is on."""
-        if network not in self._anchors:
-            self._anchors[network] = _on(network, self._initial)
         return self._anchors[network]
 
     def perturb(self, networks: Iterable[Network], *, seed: int) -> None:

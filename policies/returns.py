@@ -2,7 +2,21 @@
 
 Every function takes the episodes as a flat stream: step t of episode e is row offsets[e] + t, and
 ``bootstrap_e`` is the value of the observation after the last step, 0 where the episode terminated.
+
+All of them are one recurrence, y_t = x_t + c_t y_{t+1}, from the last step of an episode to its first. With
+P_t = c_0 c_1 … c_{t-1} it becomes a sum from the end (Blelloch 1990, "Prefix sums and their applications"):
+
+    P_t y_t = P_t x_t + P_{t+1} y_{t+1},   so   y_t = (Σ_{k≥t} P_k x_k) / P_t
+
+which is a multiplication, a cumulative sum and a division, however many episodes there are: where one ends,
+the sum of the next one is taken off first. What is added up shrinks with P, so that a rounding is forgotten
+as fast as the recurrence forgets what was rounded. Only the range of P has a limit, therefore the stream is
+cut into pieces.
 """
+
+import functools
+import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +24,16 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 Offsets = NDArray[np.int64]
 
-PIECE_STEPS = 32_768
-"""Their arrays stay in the second-level cache; larger pieces took three times as long a step."""
-BLOCK_STEPS = 8
-"""Measured fastest, as longer blocks cost more calls and shorter ones more levels."""
-FEW_BLOCKS = 24
-"""Below, plain Python is quicker than numpy's cost per call."""
+PIECE_STEPS = 16_384
+"""At most so many steps are added up at once: their products stay in the second-level cache."""
+VARYING_STEPS = 2048
+"""The same where c differs from step to step, so that P may soon leave its range."""
+RANGE = 1e250
+"""P may move away from 1 by this factor, which leaves room for what it is multiplied with."""
+FEW_STEPS = 16
+"""A piece of so many steps whose P leaves its range is done by a loop; longer ones are halved."""
+GROUP_STEPS = 16_384
+"""Episodes of so many steps are worked on together where many arrays are needed: all stay in the cache."""
 
 
 def discounted_returns(
@@ -23,11 +41,11 @@ def discounted_returns(
 ) -> Float64:
     """G_t = r_t + γ G_{t+1}, with G after the last step = bootstrap (0 when left out)."""
     _check(reward_n, offsets, bootstrap_e)
-    rewards = reward_n.copy()
+    filled, last = _last_steps(offsets)
+    result = reward_n.copy()
     if bootstrap_e is not None:
-        filled = np.diff(offsets) > 0
-        rewards[offsets[1:][filled] - 1] += gamma * bootstrap_e[filled]
-    return _sum_up(rewards, offsets, gamma)
+        result[last] += gamma * bootstrap_e[filled]
+    return _sum_up(result, last, gamma)
 
 
 def gae(
@@ -41,11 +59,12 @@ def gae(
 ) -> Float64:
     """Return A_t = Σ_k (γλ)^k δ_{t+k}, with δ_t = r_t + γ V_{t+1} - V_t (Schulman et al. 2016, eq. 16)."""
     _check(reward_n, offsets, bootstrap_e)
-    delta = next_values(value_n, offsets, bootstrap_e=bootstrap_e)
+    filled, last = _last_steps(offsets)
+    delta = _shifted(value_n, last, bootstrap_e[filled])
     delta *= gamma  # in place: memory for large arrays costs more than the arithmetic
     delta += reward_n
     delta -= value_n
-    return _sum_up(delta, offsets, gamma * gae_lambda)
+    return _sum_up(delta, last, gamma * gae_lambda)
 
 
 def vtrace(
@@ -69,103 +88,138 @@ def vtrace(
         (targets [N], advantages [N]).
     """
     _check(reward_n, offsets, bootstrap_e)
-    rho = np.minimum(rho_cap, ratio_n)
-    trace = np.minimum(trace_cap, ratio_n)
-    trace *= gamma * trace_lambda
-    target = _td_errors(rho, reward_n, value_n, value_n, offsets, gamma=gamma, bootstrap_e=bootstrap_e)
-    target = _sum_up(target, offsets, trace)
-    target += value_n
-    advantage = _td_errors(rho, reward_n, value_n, target, offsets, gamma=gamma, bootstrap_e=bootstrap_e)
+    target, advantage = np.empty_like(reward_n), np.empty_like(reward_n)
+    for begin, end in _groups(offsets):
+        rows = slice(offsets[begin], offsets[end])
+        filled, last = _last_steps(offsets[begin : end + 1] - offsets[begin])
+        after = bootstrap_e[begin:end][filled]
+        rho, value = np.minimum(ratio_n[rows], rho_cap), value_n[rows]
+        gain = reward_n[rows] - value
+        trace = np.minimum(ratio_n[rows], trace_cap)
+        trace *= gamma * trace_lambda
+        corrected = target[rows]
+        corrected[:] = _td_errors(rho, gain, _shifted(value, last, after), gamma)
+        _sum_up_varying(corrected, last, trace)
+        corrected += value
+        advantage[rows] = _td_errors(rho, gain, _shifted(corrected, last, after), gamma)
     return target, advantage
 
 
-def _td_errors(
-    rho_n: Float64,
-    reward_n: Float64,
-    value_n: Float64,
-    following_n: Float64,
-    offsets: Offsets,
-    *,
-    gamma: float,
-    bootstrap_e: Float64,
-) -> Float64:
-    """ρ_t (r_t + γ w_{t+1} - V_t), with w = ``following_n``."""
-    errors = next_values(following_n, offsets, bootstrap_e=bootstrap_e)
-    errors *= gamma
-    errors += reward_n
-    errors -= value_n
-    errors *= rho_n
-    return errors
+def _td_errors(rho_n: Float64, gain_n: Float64, following_n: Float64, gamma: float) -> Float64:
+    """ρ_t (r_t - V_t + γ w_{t+1}), with ``gain_n`` r - V and ``following_n`` w, which is overwritten."""
+    following_n *= gamma
+    following_n += gain_n
+    following_n *= rho_n
+    return following_n
+
+
+def _groups(offsets: Offsets) -> Iterator[tuple[int, int]]:
+    """Cut the episodes into groups of about GROUP_STEPS; (first, one past the last) of each."""
+    begin = 0
+    while begin < len(offsets) - 1:
+        fitting = int(np.searchsorted(offsets, offsets[begin] + GROUP_STEPS, side="right")) - 1
+        end = max(begin + 1, fitting)
+        yield begin, end
+        begin = end
 
 
 def next_values(value_n: Float64, offsets: Offsets, *, bootstrap_e: Float64) -> Float64:
     """V of the observation after each step: the next row's, or the episode's bootstrap at its end."""
-    following = np.empty_like(value_n)
-    following[:-1] = value_n[1:]
-    filled = np.diff(offsets) > 0
-    following[offsets[1:][filled] - 1] = bootstrap_e[filled]
-    return following
+    filled, last = _last_steps(offsets)
+    return _shifted(value_n, last, bootstrap_e[filled])
 
 
 def discounted_sums(x_n: Float64, offsets: Offsets, *, decay: float) -> Float64:
     """y_t = x_t + decay · y_{t+1} within each episode, y = 0 after its end."""
-    return _sum_up(x_n.copy(), offsets, decay)
+    return _sum_up(x_n.copy(), _last_steps(offsets)[1], decay)
 
 
-def _sum_up(x_n: Float64, offsets: Offsets, decay: float | Float64) -> Float64:
-    """y_t = x_t + decay_t · y_{t+1} within each episode, in place; ``decay`` is [N], or one for all steps.
+def _last_steps(offsets: Offsets) -> tuple[slice | NDArray[np.bool_], Offsets]:
+    """Which episodes have steps (an index), and the row of the last step of each of these."""
+    last = offsets[1:] - 1
+    filled = last >= offsets[:-1]
+    return (slice(None), last) if filled.all() else (filled, last[filled])
 
-    A decay of 0 after each last step keeps episodes apart, so that one scan over the whole stream does. It
-    goes from the last piece to the first, as long arrays leave the cache.
-    """
-    carry, last_steps = 0.0, offsets[1:] - 1
-    for end in range(len(x_n), 0, -PIECE_STEPS):
-        start = max(0, end - PIECE_STEPS)
-        piece = decay[start:end] if isinstance(decay, np.ndarray) else decay
-        decay_n = np.array(np.broadcast_to(piece, end - start))
-        first, last = np.searchsorted(last_steps, (start, end))
-        decay_n[last_steps[first:last] - start] = 0.0
-        x_n[start:end] = _scan_piece(x_n[start:end], decay_n, carry)
-        carry = float(x_n[start])
+
+def _shifted(value_n: Float64, last: Offsets, after: Float64) -> Float64:
+    """The next row of each, ``after`` for the last step of an episode."""
+    following = np.empty_like(value_n)
+    following[:-1] = value_n[1:]
+    following[last] = after
+    return following
+
+
+def _sum_up(x_n: Float64, last: Offsets, decay: float) -> Float64:
+    """y_t = x_t + c y_{t+1} within each episode, in place; ``last`` has the row of each one's last step."""
+    if decay == 0.0:
+        return x_n
+    product, inverse = _powers(decay)
+    carry = 0.0
+    for start, stop, ends in _pieces(len(x_n), len(product), last):
+        piece = x_n[start:stop]
+        _add_up(piece, ends, product[: len(piece)], decay * carry)
+        piece *= inverse[: len(piece)]
+        carry = piece[0]
     return x_n
 
 
-def _scan_piece(x_n: Float64, decay_n: Float64, carry: float) -> Float64:
-    """y_t = x_t + decay_t · y_{t+1}; ``carry`` is y after the last step.
-
-    Steps are cut into short blocks, a block a column, so that a step back is one in all blocks at once. What
-    each block takes over from the one after it is a scan too, over as many numbers as there are blocks.
-    """
-    blocks = len(x_n) // BLOCK_STEPS
-    whole = blocks * BLOCK_STEPS
-    if blocks < FEW_BLOCKS:
-        return _scan_one_by_one(x_n, decay_n, carry)
-    rest = _scan_one_by_one(x_n[whole:], decay_n[whole:], carry)
-    carry = float(rest[0]) if len(rest) else carry
-    y = np.array(x_n[:whole].reshape(blocks, BLOCK_STEPS).T, order="C")
-    through = np.array(decay_n[:whole].reshape(blocks, BLOCK_STEPS).T, order="C")
-    _step_back(list(y), list(through))
-    starts = _scan_piece(y[0], through[0], carry)
-    through *= np.append(starts[1:], carry)
-    y += through
-    return np.concatenate([y.T.reshape(-1), rest]) if len(rest) else y.T.reshape(-1)
+def _sum_up_varying(x_n: Float64, last: Offsets, decay_n: Float64) -> None:
+    """The same with a c for each step; those of the last steps do not count and are overwritten."""
+    decay_n[last] = 1.0
+    carry = 0.0
+    for start, stop, ends in _pieces(len(x_n), VARYING_STEPS, last):
+        _sum_piece(x_n[start:stop], ends, decay_n[start:stop], carry)
+        carry = x_n[start]
 
 
-def _step_back(y: list[Float64], through: list[Float64]) -> None:
-    """In place, from the last step to the first: y += through · y_next, and ``through`` times that of it."""
-    term = np.empty_like(y[0])
-    for row in range(len(y) - 2, -1, -1):
-        np.multiply(through[row], y[row + 1], term)
-        np.add(y[row], term, y[row])
-        np.multiply(through[row], through[row + 1], through[row])
+def _sum_piece(x_n: Float64, last: Offsets, decay_n: Float64, carry: float) -> None:
+    """One piece, in halves where P leaves its range; ``carry`` is y after it."""
+    n = len(x_n)
+    product = np.empty(n)
+    product[0] = 1.0
+    np.multiply.accumulate(decay_n[:-1], out=product[1:])
+    if product.min() > 1.0 / RANGE and product.max() < RANGE:
+        _add_up(x_n, last, product, decay_n[-1] * carry)
+        x_n /= product
+    elif n > FEW_STEPS:
+        half, split = n // 2, np.searchsorted(last, n // 2)
+        _sum_piece(x_n[half:], last[split:] - half, decay_n[half:], carry)
+        _sum_piece(x_n[:half], last[:split], decay_n[:half], x_n[half])
+    else:
+        ends = last.tolist()
+        for t in range(n - 1, -1, -1):
+            x_n[t] += 0.0 if t in ends else decay_n[t] * carry
+            carry = x_n[t]
 
 
-def _scan_one_by_one(x_n: Float64, decay_n: Float64, carry: float) -> Float64:
-    result = []
-    for x, decay in zip(x_n[::-1].tolist(), decay_n[::-1].tolist(), strict=True):
-        carry = x + decay * carry
-        result.append(carry)
-    return np.array(result[::-1], np.float64)
+def _pieces(n: int, steps: int, last: Offsets) -> Iterator[tuple[int, int, Offsets]]:
+    """Cut n rows from the end; (first row, one past the last, the last steps among them as seen from it)."""
+    for stop in range(n, 0, -steps):
+        start = max(0, stop - steps)
+        first, end = (0, len(last)) if n <= steps else np.searchsorted(last, (start, stop))
+        yield start, stop, last[first:end] - start
+
+
+def _add_up(x_n: Float64, last: Offsets, product_n: Float64, after: float) -> None:
+    """Σ_{k≥t} P_k x_k within each episode, in place; ``after`` is c y of a last row that ends no episode."""
+    if len(last) and last[-1] == len(x_n) - 1:
+        last = last[:-1]
+    else:
+        x_n[-1] += after
+    x_n *= product_n
+    if len(last):
+        x_n[last] -= np.add.reduceat(x_n, last + 1)  # so that the sum begins anew there
+    backwards = x_n[::-1]
+    np.add.accumulate(backwards, out=backwards)
+
+
+@functools.lru_cache(maxsize=8)
+def _powers(decay: float) -> tuple[Float64, Float64]:
+    """(P, 1 / P) of a constant c, for as many steps as P stays in its range, at most PIECE_STEPS."""
+    per_step = abs(math.log(decay))
+    steps = PIECE_STEPS if per_step * PIECE_STEPS < math.log(RANGE) else int(math.log(RANGE) / per_step)
+    product: Float64 = np.power(decay, np.arange(max(steps, 1)), dtype=np.float64)
+    return product, 1.0 / product
 
 
 def _check(reward_n: Float64, offsets: Offsets, bootstrap_e: Float64 | None) -> None:

@@ -17,7 +17,8 @@ class Rows:
         target: [N] float32, of the value network, in its own scale.
         behavior_logp: [N] float32; anything where not logged.
         start_logp: [N] float32, under the policy at the start of the update.
-        start_parameters: [N, outputs] float32, that policy's log-probabilities or means.
+        start_parameters: [N, outputs] float32, that policy's log-probabilities or means; None in an update of
+            one step, whose own pass is the first to evaluate that policy and writes ``start_logp``.
         mask: [N, n] bool or None.
         logged: [N] bool, whether there is a behavior log-probability; None: for every step.
         weight: [N] float32 of the policy's loss, with mean 1; None: 1 for every step.
@@ -29,7 +30,7 @@ class Rows:
     target: Tensor
     behavior_logp: Tensor
     start_logp: Tensor
-    start_parameters: Tensor
+    start_parameters: Tensor | None
     mask: Tensor | None = None
     logged: Tensor | None = None
     weight: Tensor | None = None

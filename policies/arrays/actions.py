@@ -13,12 +13,9 @@ with τ the standard deviations.
 from typing import Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policies.arrays.rows import ArrayRows
+from policies.arrays.rows import ArrayRows, Float32
 from policies.networks import DISALLOWED_LOGIT, LOG_2_PI
-
-Float32 = NDArray[np.float32]
 
 
 class Actions(Protocol):
@@ -52,10 +49,10 @@ class Categorical:
     Args:
         log_probs_kn: [k, n] normalized log-probabilities.
         logp_n: [n] those of the actions.
-        taken_kn: [k, n] bool, which they are.
+        taken_kn: [k, n] 1 where they are, else 0.
     """
 
-    def __init__(self, log_probs_kn: Float32, logp_n: Float32, taken_kn: NDArray[np.bool_]) -> None:
+    def __init__(self, log_probs_kn: Float32, logp_n: Float32, taken_kn: Float32) -> None:
         self.logp = logp_n
         self._log_probs, self._taken = log_probs_kn, taken_kn
         self._probs: Float32 | None = None
@@ -86,12 +83,13 @@ class Categorical:
     def gradient(self, slope_n: Float32, bonus_n: Float32 | float, out_kn: Float32) -> None:
         """See ``Actions``."""
         if isinstance(bonus_n, float) and bonus_n == 0.0:
-            np.multiply(self._probabilities(), -slope_n, out=out_kn)
-        else:
-            np.add(self._log_probs, self.entropy(), out=out_kn)
-            out_kn *= bonus_n
-            out_kn -= slope_n
-            out_kn *= self._probabilities()
+            np.subtract(self._taken, self._probabilities(), out=out_kn)
+            out_kn *= slope_n
+            return
+        np.add(self._log_probs, self.entropy(), out=out_kn)
+        out_kn *= bonus_n
+        out_kn -= slope_n
+        out_kn *= self._probabilities()
         out_kn += slope_n * self._taken
 
     def _probabilities(self) -> Float32:

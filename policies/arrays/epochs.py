@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from policies.algorithms import SlopedAlgorithm
 from policies.arrays.actions import Actions, Categorical, Gaussian
 from policies.arrays.networks import ProximalNetwork, TrainedNetworks
-from policies.arrays.perceptrons import Workspace
+from policies.arrays.perceptrons import Inputs, Workspace
 from policies.arrays.rows import ArrayRows, Float32
 from policies.epochs import ADVANTAGE_EPSILON, check_finite
 from policies.learner_state import LearnerState
@@ -20,8 +20,12 @@ from policies.rows import Rows
 from policies.settings import LearnerSettings
 from policies.spec import Activation
 
-CHUNK_ROWS = 512
-"""Rows through the networks at once: what two networks of 64 units write for them stays in the cache."""
+CHUNK_ROWS = 960
+"""Rows through one network at once, half of them through two: what 64 units a layer write for them stays in
+the second-level cache. No power of 2, which would put a whole column into a few places of the first one.
+"""
+
+Chunk = tuple[ArrayRows, Inputs]
 
 TRACED = ("policy_loss", "value_loss", "grad_norm", "value_grad_norm", "kl", "entropy_end")
 
@@ -96,15 +100,18 @@ class ArrayEpochs:
 
     def _epochs(self, rows: Rows, orders: NDArray[np.int64]) -> int:
         """Take every step; return how many there were in the last epoch."""
-        policy_alone = self._trains_policy and self._proximal is None
-        source = ArrayRows.of(rows, with_parameters=policy_alone)
-        shuffled = source.empty()
-        minibatches = [(part, part.chunks(CHUNK_ROWS)) for part in self._parts(shuffled)]
+        with_parameters = self._trains_policy and self._proximal is None
+        source = ArrayRows.of(rows, outputs=self._outputs, with_parameters=with_parameters)
+        # The order of a minibatch that is the whole batch does not matter.
+        whole = self._settings.minibatches == 1 and self._settings.advantage_normalization != "minibatch"
+        shuffled = source if whole else source.empty()
+        minibatches = [(part, self._chunks(part)) for part in self._parts(shuffled)]
         for epoch, order in enumerate(orders):
             last = epoch == len(orders) - 1
             self._watches_kl = self._trains_policy and (self._settings.target_kl > 0 or last)
             self._trace["kl"] = self._trace["entropy_end"] = 0.0
-            source.shuffle_into(shuffled, order)
+            if not whole:
+                source.shuffle_into(shuffled, order)
             for part, chunks in minibatches:
                 self._minibatch(part, chunks)
             if self._probe is not None:
@@ -119,35 +126,40 @@ class ArrayEpochs:
         cuts = [len(rows) * i // parts for i in range(parts + 1)]
         return [rows.part(start, stop) for start, stop in itertools.pairwise(cuts) if stop > start]
 
-    def _minibatch(self, rows: ArrayRows, chunks: list[ArrayRows]) -> None:
+    def _chunks(self, rows: ArrayRows) -> list[Chunk]:
+        networks = len(self.trained)
+        return [(chunk, Inputs(chunk.inputs, networks)) for chunk in rows.chunks(CHUNK_ROWS // networks)]
+
+    def _minibatch(self, rows: ArrayRows, chunks: list[Chunk]) -> None:
         if self._settings.advantage_normalization == "minibatch":
             normalize_unbiased_(rows.advantage)
         networks = self._networks
-        for i, chunk in enumerate(chunks):
-            work, log_std_gradient = networks.forward(chunk.inputs), None
+        for i, (chunk, inputs) in enumerate(chunks):
+            work, log_std_gradient = networks.forward(inputs), None
             if self._trains_policy:
-                log_std_gradient = self._policy(chunk, work, len(rows))
+                log_std_gradient = self._policy(chunk, inputs, work, len(rows))
             if self._trains_value:
                 self._value(chunk, work, len(rows))
-            networks.backward(chunk.inputs, work, log_std_gradient, accumulate=i > 0)
+            networks.backward(inputs, work, log_std_gradient, accumulate=i > 0)
         self._step()
         self._minibatches += 1
 
-    def _policy(self, rows: ArrayRows, work: Workspace, n: int) -> Float32 | None:
+    def _policy(self, rows: ArrayRows, inputs: Inputs, work: Workspace, n: int) -> Float32 | None:
         """Gradient of the policy's loss over a chunk of a minibatch of n rows, in the outputs.
 
         Returns:
             That in the log standard deviations [A], if there are any.
         """
         now = self._actions(work.outputs[0], self._networks.log_std, rows)
-        reference_logp = self._compare(now, rows, n)
+        reference_logp = self._compare(now, rows, inputs, n)
         loss, slope = self._algorithm.policy_slope(rows, now.logp, reference_logp)
         bonus = self._settings.entropy_bonus
         if bonus > 0:
             loss -= bonus * now.entropy()
         scale = 1.0 if self._settings.lr_scaling == "sum" else 1.0 / n
         weight = scale if rows.weight is None else scale * rows.weight
-        self._trace["policy_loss"] += float((loss * weight).sum())
+        loss *= weight
+        self._trace["policy_loss"] += float(np.add.reduce(loss))
         slope *= weight
         return now.gradient(slope, bonus * weight, work.delta[0, : self._outputs])
 
@@ -158,22 +170,25 @@ class ArrayEpochs:
         self._trace["value_loss"] += coefficient * float(error @ error)
         np.multiply(error, 2.0 * coefficient, out=work.delta[-1, 0])
 
-    def _compare(self, now: Actions, rows: ArrayRows, n: int) -> Float32 | None:
+    def _compare(self, now: Actions, rows: ArrayRows, inputs: Inputs, n: int) -> Float32 | None:
         """Trace KL(reference ‖ now) where it is watched; return log π of the reference if it is needed."""
         needed = self._algorithm.needs_reference
         if not (needed or self._watches_kl):
             return None
-        reference = self._reference(rows)
+        reference = self._reference(now, rows, inputs)
         if self._watches_kl:
-            self._trace["kl"] += float(reference.divergence(now).sum()) / n
-            self._trace["entropy_end"] += float(now.entropy().mean()) * (len(rows) / n)
+            divergence = 0.0 if reference is now else float(np.add.reduce(reference.divergence(now)))
+            self._trace["kl"] += divergence / n
+            self._trace["entropy_end"] += _mean(now.entropy()) * (len(rows) / n)
         return reference.logp if needed else None
 
-    def _reference(self, rows: ArrayRows) -> Actions:
+    def _reference(self, now: Actions, rows: ArrayRows, inputs: Inputs) -> Actions:
         """Return the proximal policy: the moving average as it is now, or the policy at the start."""
         if self._proximal is not None:
-            return self._actions(self._proximal.outputs(rows.inputs), self._proximal.log_std, rows)
-        assert rows.start_parameters is not None
+            return self._actions(self._proximal.outputs(inputs), self._proximal.log_std, rows)
+        if rows.start_parameters is None:  # the only step of the update: this is the start
+            rows.start_logp[:] = now.logp
+            return now
         if self._start_log_std is None:
             return Categorical(rows.start_parameters, rows.start_logp, rows.action)
         return Gaussian(rows.start_parameters, self._start_log_std, rows.action, logp_n=rows.start_logp)
@@ -194,12 +209,17 @@ class ArrayEpochs:
             self._trace["value_grad_norm"] += norms[-1]
         networks.step()
         if self._proximal is not None:
-            self._proximal.follow(networks.weights[0])
+            self._proximal.follow(networks.policy_weights)
 
     def _check_weights(self) -> None:
         names = ["policy weights"] * self._trains_policy + ["value weights"] * self._trains_value
-        sums = self._networks.weights.sum(axis=1).tolist()
+        sums = self._networks.weights.sum(dim=1).tolist()
         check_finite(dict(zip(names, sums, strict=True)))
+
+
+def _mean(numbers: Float32) -> float:
+    """Of an array [n] or []."""
+    return float(np.add.reduce(numbers, axis=None)) / numbers.size
 
 
 def normalize_unbiased_(advantage_n: Float32) -> None:

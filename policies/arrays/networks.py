@@ -1,13 +1,13 @@
-"""Networks in training (numpy): those that take steps as one block of weights, and the proximal policy."""
+"""Networks in training (torch, without autograd): one block of those that take steps; the proximal policy."""
 
 import math
 
-import numpy as np
-from torch import Tensor, from_numpy
+import torch
+from torch import Tensor
 
-from policies.arrays.perceptrons import Block, Perceptrons, Workspace, tail_of
+from policies.arrays.perceptrons import Gradient, Inputs, Perceptrons, Workspace, block_of, tail_of
 from policies.arrays.rows import Float32
-from policies.arrays.steps import block_optimizer, clip_to_norm, norms_of
+from policies.arrays.steps import BlockOptimizer, clip_to_norm, norms_of
 from policies.learner_state import LearnerState
 from policies.networks import Layout, Network
 from policies.proximal import ProximalAverage
@@ -31,7 +31,7 @@ class TrainedNetworks:
         networks: which they are: the rows of the block, the policy first.
         weights: [S, P].
         log_std: [A] view of the policy's; None for a categorical policy.
-        policy_gradient: [P] as a tensor on the same memory; of the first network, if the policy is none.
+        policy_weights, policy_gradient: [P] views; of the first network, if the policy is none.
     """
 
     def __init__(
@@ -48,14 +48,16 @@ class TrainedNetworks:
         optimizers = {state.policy: state.policy_optimizer, state.value: state.value_optimizer}
         self.networks: list[Network] = [network for network, rate in rates.items() if rate is not None]
         self._rates = [rate for rate in rates.values() if rate is not None]
-        self._block = Block([network.layout for network in self.networks])
+        self._block = block_of(*(network.layout for network in self.networks))
         self.weights = self._block.pack([network.flat for network in self.networks])
         self._perceptrons = Perceptrons(self._block, self.weights, activation)
         self.log_std = self._block.tail(self.weights) if state.policy.log_std is not None else None
-        self._gradient, self._part = np.zeros((2, *self._block.shape), np.float32)
-        self._matrices = [self._block.matrices(self._gradient), self._block.matrices(self._part)]
-        self.policy_gradient: Tensor = from_numpy(self._gradient[0])
-        self._optimizer = block_optimizer([optimizers[network] for network in self.networks], self._block)
+        gradient = torch.zeros(self._block.shape)
+        self._gradient, self._gradient_array = gradient, gradient.numpy()
+        self._rows = self.weights.unbind(), gradient.unbind()
+        self._matrices = Gradient(self._block, gradient)
+        self.policy_weights, self.policy_gradient = self.weights[0], gradient[0]
+        self._optimizer = BlockOptimizer([optimizers[network] for network in self.networks], self._block)
         bounds = {state.policy: settings.max_grad_norm, state.value: settings.value_max_grad_norm}
         self._bounds = [bounds[network] for network in self.networks]
         self._joint_bound = settings.max_grad_norm if settings.joint_clip else None
@@ -63,20 +65,18 @@ class TrainedNetworks:
         if self._pull:
             self._anchors = self._block.pack([remedies.anchor(network) for network in self.networks])
 
-    def forward(self, inputs_nd: Float32) -> Workspace:
-        """Outputs [S, k, n] of inputs [n, D + 1]; their gradient is to be written beside them."""
-        return self._perceptrons.forward(inputs_nd)
+    def forward(self, inputs: Inputs) -> Workspace:
+        """Outputs [S, k, n] for n steps; their gradient is to be written beside them."""
+        return self._perceptrons.forward(inputs)
 
     def backward(
-        self, inputs_nd: Float32, work: Workspace, log_std_gradient: Float32 | None, *, accumulate: bool
+        self, inputs: Inputs, work: Workspace, log_std_gradient: Float32 | None, *, accumulate: bool
     ) -> None:
         """Set the gradient from ``work.delta``, or add to it."""
-        gradient = self._part if accumulate else self._gradient
-        self._perceptrons.backward(inputs_nd, work, self._matrices[accumulate])
+        self._perceptrons.backward(inputs, work, self._matrices, accumulate=accumulate)
         if log_std_gradient is not None:
-            self._block.tail(gradient)[:] = log_std_gradient
-        if accumulate:
-            self._gradient += self._part
+            tail = self._block.tail(self._gradient)
+            tail[:] = tail + log_std_gradient if accumulate else log_std_gradient
 
     def pull(self) -> None:
         """Add the gradient of λ ‖θ - θ₀‖²; see ``policies.remedies.pull_``."""
@@ -86,18 +86,19 @@ class TrainedNetworks:
 
     def clip(self) -> list[float]:
         """Cut the gradients to their bounds; return the norm of each before, or the common one for each."""
-        norms = norms_of(self._gradient)
+        gradient = self._gradient_array
+        norms = norms_of(gradient)
         if self._joint_bound is not None:
             common = math.hypot(*norms)
-            clip_to_norm(self._gradient, common, self._joint_bound)
+            clip_to_norm(gradient, common, self._joint_bound)
             return [common for _ in norms]
-        for row, norm, bound in zip(self._gradient, norms, self._bounds, strict=True):
+        for row, norm, bound in zip(gradient, norms, self._bounds, strict=True):
             clip_to_norm(row, norm, bound)
         return norms
 
     def step(self) -> None:
-        """Take one step along the gradient, which is used up."""
-        self._optimizer.step(self.weights, self._gradient, self._rates)
+        """Take one step along the gradient."""
+        self._optimizer.step(*self._rows, self._rates)
 
     def finish(self) -> None:
         """Write weights and optimizers back."""
@@ -115,22 +116,20 @@ class ProximalNetwork:
     """
 
     def __init__(self, average: ProximalAverage, layout: Layout, activation: Activation) -> None:
-        self._average, self._block = average, Block([layout])
+        self._average, self._block = average, block_of(layout)
         self._weights = self._block.pack([average.flat])
+        self._row = self._weights[0]
         self._perceptrons = Perceptrons(self._block, self._weights, activation)
-        self._scratch = np.empty_like(self._weights[0])
         self.log_std = self._block.tail(self._weights) if tail_of(layout) else None
 
-    def outputs(self, inputs_nd: Float32) -> Float32:
-        """Outputs [k, n] of inputs [n, D + 1]; the next call overwrites them."""
-        outputs: Float32 = self._perceptrons.forward(inputs_nd).outputs[0]
+    def outputs(self, inputs: Inputs) -> Float32:
+        """Outputs [k, n] for n steps; the next call overwrites them."""
+        outputs: Float32 = self._perceptrons.forward(inputs.single).outputs[0]
         return outputs
 
-    def follow(self, policy: Float32) -> None:
+    def follow(self, policy: Tensor) -> None:
         """Take in the policy's weights [P] after one of its steps."""
-        np.subtract(policy, self._weights[0], out=self._scratch)
-        self._scratch *= self._average.advance()
-        self._weights[0] += self._scratch
+        self._row.lerp_(policy, self._average.advance())
 
     def finish(self) -> None:
         """Write the average back."""

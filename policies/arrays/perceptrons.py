@@ -1,4 +1,4 @@
-"""Perceptrons (numpy): several with the same hidden layers, side by side, with hand-derived gradients.
+"""Perceptrons (no autograd): several, side by side, with gradients derived by hand.
 
 Layer l is one matrix A_l = [W_l b_l], applied to its input with a row of ones below it; steps are columns:
 
@@ -6,30 +6,30 @@ Layer l is one matrix A_l = [W_l b_l], applied to its input with a row of ones b
 
     D_L = ∂loss/∂y,   ∂loss/∂A_l = D_l H_lᵀ,   D_{l-1} = (W_lᵀ D_l) ∘ act'(Z_{l-1})
 
-act' from the output h alone: 1 - h² (tanh), [h > 0] (relu). So a bias costs no operation of its own, and
-every elementwise one is over contiguous memory.
+act' from the output h alone: 1 - h² (tanh), [h > 0] (relu). So a bias costs no operation of its own.
 
-The S networks are the rows of one block [S, P]; matrix l of all of them is a view [S, out, in + 1] of it, and
-one call works on all. Their heads differ in width: the narrower one is filled up with rows of zeros, which
-stay zero as their gradient does. At least two rows, because BLAS has no fast way for a matrix of one row.
+The S networks have the same hidden layers and are the rows of one block [S, P]; matrix l of all of them is a
+view [S, out, in + 1] of it, and one call works on all. Their heads differ in width: the narrower one is
+filled up with rows of zeros, which stay zero as their gradient does. At least two rows, because BLAS has no
+fast way for a matrix of one row.
 """
 
+import functools
 import itertools
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.arrays.rows import LINE, Float32
 from policies.networks import Layout
 from policies.spec import Activation
 
-Float32 = NDArray[np.float32]
-Number = TypeVar("Number", np.float32, np.int64)
-
 HEAD_ROWS_MIN = 2
+FEW_STEPS = 128  # below, calls cost more than what they do, and numpy's cost less
 
 # Autograd's own kernels: one pass over memory where numpy needs three.
 _TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
@@ -49,41 +49,52 @@ class Block:
         self.widths = [fan_in for _, fan_in in shapes[0]] + [head]
         self.weights = sum(out * (fan_in + 1) for fan_in, out in itertools.pairwise(self.widths))
         self._tail = max(tail_of(layout) for layout in layouts)
-        self.shape = (len(layouts), self.weights + self._tail)
+        # A network's weights begin with a line of the cache.
+        self.shape = (len(layouts), -(-(self.weights + self._tail) // LINE) * LINE)
         self._places = [self._places_of(layout) for layout in layouts]
 
-    def matrices(self, block: NDArray[Number]) -> list[NDArray[Number]]:
+    def matrices(self, block: Tensor) -> list[Tensor]:
         """Views [S, out, in + 1] of a block, one a layer."""
         views, start = [], 0
         for fan_in, out in itertools.pairwise(self.widths):
             stop = start + out * (fan_in + 1)
-            views.append(block[:, start:stop].reshape(len(block), out, fan_in + 1))
+            views.append(block[:, start:stop].view(len(block), out, fan_in + 1))
             start = stop
         return views
 
-    def pack(self, flats: Sequence[Tensor]) -> Float32:
+    def pack(self, flats: Sequence[Tensor]) -> Tensor:
         """Copy a flat vector of each network into a new block; the end of one may be left out."""
-        block = np.zeros(self.shape, np.float32)
+        block = torch.zeros(self.shape)
         for row, flat, places in zip(block, flats, self._places, strict=True):
-            row[places[: len(flat)]] = flat.numpy()
+            row[places[: len(flat)]] = flat
         return block
 
-    def unpack(self, block: Float32, flats: Sequence[Tensor]) -> None:
+    def unpack(self, block: Tensor, flats: Sequence[Tensor]) -> None:
         """Write a block back into the flat vectors, in place."""
         for row, flat, places in zip(block, flats, self._places, strict=True):
-            flat.copy_(torch.from_numpy(row[places]))
+            torch.take(row, places, out=flat)
 
-    def tail(self, block: Float32) -> Float32:
+    def tail(self, block: Tensor) -> Float32:
         """View [A] of what follows the first network's matrices."""
-        return block[0, self.weights :]
+        return block[0, self.weights : self.weights + self._tail].numpy()
 
-    def _places_of(self, layout: Layout) -> NDArray[np.int64]:
+    def _places_of(self, layout: Layout) -> Tensor:
         """For each number of a flat vector, its place in the block's row, [P_s]."""
-        every = np.arange(self.shape[1])
+        every = torch.arange(self.shape[1])
         places = []
         for matrix, (out, _) in zip(self.matrices(every[None]), _matrix_shapes(layout), strict=True):
             places += [matrix[0, :out, :-1].reshape(-1), matrix[0, :out, -1]]
-        return np.concatenate([*places, every[self.weights :][: tail_of(layout)]])
+        return torch.cat([*places, every[self.weights :][: tail_of(layout)]])
+
+
+def block_of(*layouts: Layout) -> Block:
+    """Return the block of networks with these layouts; working it out takes longer than using it."""
+    return _block_of_shapes(tuple(tuple(layout.shapes.items()) for layout in layouts))
+
+
+@functools.lru_cache(maxsize=32)
+def _block_of_shapes(shapes: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]) -> Block:
+    return Block([Layout(dict(each)) for each in shapes])
 
 
 def _matrix_shapes(layout: Layout) -> list[tuple[int, ...]]:
@@ -95,33 +106,91 @@ def tail_of(layout: Layout) -> int:
     return layout.sizes[-1] if len(layout.sizes) % 2 else 0
 
 
-class Workspace:
-    """What one pass over n steps writes.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Library:
+    """Who does the arithmetic: numpy for few steps, as its calls cost less; torch's products are faster.
 
     Attributes:
+        view: a tensor as that library sees it, on the same memory.
+        product: of stacks of matrices.
+        tanh: of each number.
+        floor: the larger one of each number and another.
+    """
+
+    view: Callable[[Tensor], Any]
+    product: Callable[..., Any]
+    tanh: Callable[..., Any]
+    floor: Callable[..., Any]
+
+
+NUMPY = Library(view=Tensor.numpy, product=np.matmul, tanh=np.tanh, floor=np.maximum)
+TORCH = Library(view=lambda tensor: tensor, product=torch.bmm, tanh=torch.tanh, floor=torch.clamp_min)
+
+
+def library_for(n: int) -> Library:
+    """Return the faster one for n steps at once."""
+    return NUMPY if n < FEW_STEPS else TORCH
+
+
+class Inputs:
+    """What S networks see of n steps, as their products want it.
+
+    Args:
+        inputs_nd: [n, D + 1], the last column ones; read at every pass.
+        networks: S.
+
+    Attributes:
+        n: how many steps.
+        rows: [S, n, D + 1].
+        columns: [S, D + 1, n] view of them.
+        single: the same for one network.
+    """
+
+    def __init__(self, inputs_nd: Float32, networks: int) -> None:
+        self.n = len(inputs_nd)
+        rows = torch.from_numpy(inputs_nd).expand(networks, -1, -1)
+        view = library_for(self.n).view
+        self.rows, self.columns = view(rows), view(rows.transpose(1, 2))
+        self.single = self if networks == 1 else Inputs(inputs_nd, 1)
+
+
+class Workspace:
+    """What one pass over n steps writes; seen by the library that is faster for n, but for the tensors.
+
+    Attributes:
+        library: which that is.
         hidden: [S, width + 1, n] each, the outputs of the hidden layers above a row of ones.
-        pieces: [width, n] views of them for each network, without the ones: contiguous, which is faster.
-        units: [S, width, n] tensors of all networks, on the same memory.
+        units: [S, width, n] views of them, without the ones; and as tensors.
+        pieces: [width, n] or [S, width, n] views of them, in parts that are quick to work on.
+        across: [S, n, width + 1] views of them.
         outputs: [S, k, n].
         delta: [S, k, n] gradient of the loss in the outputs, for the caller to fill; zeros where it does not.
-        deltas: [S, width, n] each, the gradients in the hidden layers' sums.
-        delta_tensors: on the same memory.
+        deltas: [S, width, n] each, the gradients in the hidden layers' sums, and last ``delta``; and as
+            tensors.
     """
 
     def __init__(self, networks: int, widths: Sequence[int], n: int) -> None:
         *hidden, k = widths[1:]
-        self.hidden = [np.ones((networks, width + 1, n), np.float32) for width in hidden]
-        self.pieces = [[rows[:-1] for rows in layer] for layer in self.hidden]
-        self.units = [torch.from_numpy(layer[:, :-1]) for layer in self.hidden]
-        self.outputs = np.empty((networks, k, n), np.float32)
-        self.delta = np.zeros((networks, k, n), np.float32)
-        memory = np.empty((2, networks * max(hidden, default=0) * n), np.float32)
-        sizes = [networks * width * n for width in hidden]
-        self.deltas = [
-            memory[i % 2, :size].reshape(networks, width, n)
-            for i, (size, width) in enumerate(zip(sizes, hidden, strict=True))
+        self.library = library_for(n)
+        view = self.library.view
+        layers = [torch.empty(networks, width + 1, n) for width in hidden]
+        for layer in layers:
+            layer[:, -1] = 1.0
+        self.unit_tensors = [layer[:, :-1] for layer in layers]
+        self.hidden = [view(layer) for layer in layers]
+        self.units = [view(units) for units in self.unit_tensors]
+        self.pieces = [list(units) if self.library is NUMPY else [units] for units in self.units]
+        self.across = [view(layer.transpose(1, 2)) for layer in layers]
+        outputs = torch.empty(networks, k, n)
+        self.outputs: Float32 = outputs.numpy()
+        self.last = view(outputs)
+        memory = torch.empty(2, networks * max(hidden, default=0) * n)
+        self.delta_tensors = [
+            memory[i % 2, : networks * width * n].view(networks, width, n) for i, width in enumerate(hidden)
         ]
-        self.delta_tensors = [torch.from_numpy(delta) for delta in self.deltas]
+        self.delta_tensors.append(torch.zeros(networks, k, n))
+        self.deltas = [view(delta) for delta in self.delta_tensors]
+        self.delta: Float32 = self.delta_tensors[-1].numpy()
 
 
 class Perceptrons:
@@ -133,44 +202,55 @@ class Perceptrons:
         activation: between layers.
     """
 
-    def __init__(self, block: Block, weights: Float32, activation: Activation) -> None:
+    def __init__(self, block: Block, weights: Tensor, activation: Activation) -> None:
         self._block, self._tanh = block, activation == "tanh"
-        self._matrices = block.matrices(weights)
-        self._downward = [matrix[:, :, :-1].transpose(0, 2, 1) for matrix in self._matrices]
+        matrices = block.matrices(weights)
+        downward = [matrix[:, :, :-1].transpose(1, 2) for matrix in matrices]
+        self._matrices = {library: _views(library, matrices) for library in (NUMPY, TORCH)}
+        self._downward = {library: _views(library, downward) for library in (NUMPY, TORCH)}
+        self._networks = len(weights)
         self._workspaces: dict[int, Workspace] = {}
 
-    def forward(self, inputs_nd: Float32) -> Workspace:
-        """Outputs of inputs [n, D + 1], in a workspace that the next call with that n overwrites."""
-        n = len(inputs_nd)
-        if n not in self._workspaces:
-            self._workspaces[n] = Workspace(len(self._matrices[0]), self._block.widths, n)
-        work = self._workspaces[n]
-        rows: Float32 = inputs_nd.T
-        for matrix, hidden, pieces in zip(self._matrices, work.hidden, work.pieces, strict=False):
-            np.matmul(matrix, rows, out=hidden[:, :-1])
-            for piece in pieces:
+    def forward(self, inputs: Inputs) -> Workspace:
+        """Outputs for n steps, in a workspace that the next call with that n overwrites."""
+        if inputs.n not in self._workspaces:
+            self._workspaces[inputs.n] = Workspace(self._networks, self._block.widths, inputs.n)
+        work = self._workspaces[inputs.n]
+        library, rows = work.library, inputs.columns
+        *matrices, head = self._matrices[library]
+        for i, matrix in enumerate(matrices):
+            library.product(matrix, rows, out=work.units[i])
+            for piece in work.pieces[i]:
                 if self._tanh:
-                    np.tanh(piece, out=piece)
+                    library.tanh(piece, out=piece)
                 else:
-                    np.maximum(piece, 0.0, out=piece)
-            rows = hidden
-        np.matmul(self._matrices[-1], rows, out=work.outputs)
+                    library.floor(piece, 0.0, out=piece)
+            rows = work.hidden[i]
+        library.product(head, rows, out=work.last)
         return work
 
-    def backward(self, inputs_nd: Float32, work: Workspace, gradients: Sequence[Float32]) -> None:
+    def backward(
+        self, inputs: Inputs, work: Workspace, gradient: "Gradient", *, accumulate: bool = False
+    ) -> None:
         """Write the gradient in each matrix, from ``work`` as ``forward`` left it and ``work.delta``.
 
         Args:
-            inputs_nd: [n, D + 1].
+            inputs: of n steps.
             work: what ``forward`` returned.
-            gradients: [S, out, in + 1] each, for the result.
+            gradient: where the result goes.
+            accumulate: whether it is added to what is there.
         """
-        delta = work.delta
-        for layer in range(len(work.hidden) - 1, -1, -1):
-            np.matmul(delta, work.hidden[layer].transpose(0, 2, 1), out=gradients[layer + 1])
-            delta = np.matmul(self._downward[layer + 1], delta, out=work.deltas[layer])
-            self._through(work.delta_tensors[layer], work.units[layer])
-        np.matmul(delta, inputs_nd, out=gradients[0])
+        library = work.library
+        product, into, downward = library.product, gradient.views[library], self._downward[library]
+        for layer in range(len(work.hidden), -1, -1):
+            below = work.across[layer - 1] if layer else inputs.rows
+            if accumulate:
+                into[layer] += product(work.deltas[layer], below)
+            else:
+                product(work.deltas[layer], below, out=into[layer])
+            if layer:
+                product(downward[layer], work.deltas[layer], out=work.deltas[layer - 1])
+                self._through(work.delta_tensors[layer - 1], work.unit_tensors[layer - 1])
 
     def _through(self, delta: Tensor, outputs: Tensor) -> None:
         """Multiply ``delta`` with act' of a hidden layer, in place."""
@@ -178,3 +258,20 @@ class Perceptrons:
             _TANH_BACKWARD(delta, outputs, grad_input=delta)
         else:
             _THRESHOLD_BACKWARD(delta, outputs, 0.0, grad_input=delta)
+
+
+class Gradient:
+    """A block of gradients [S, P], and its matrices as each library sees them.
+
+    Args:
+        block: where they lie.
+        memory: [S, P].
+    """
+
+    def __init__(self, block: Block, memory: Tensor) -> None:
+        matrices = block.matrices(memory)
+        self.views = {library: _views(library, matrices) for library in (NUMPY, TORCH)}
+
+
+def _views(library: Library, tensors: Sequence[Tensor]) -> list[Any]:
+    return [library.view(tensor) for tensor in tensors]

@@ -12,6 +12,8 @@ from policies.rows import Rows
 
 Float32 = NDArray[np.float32]
 
+LINE = 16  # float32 numbers in a line of the cache
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayRows:
@@ -19,7 +21,7 @@ class ArrayRows:
 
     Attributes:
         inputs: [N, D + 1] float32, the observations and a last column of ones.
-        action: [A, N] float32; or [k, N] bool, for each step True at the action that was taken.
+        action: [A, N] float32; for discrete ones [k, N], 1 at the action that was taken, else 0.
         advantage: [N] float32.
         target: [N] float32.
         behavior_logp: [N] float32.
@@ -31,7 +33,7 @@ class ArrayRows:
     """
 
     inputs: Float32
-    action: NDArray[Any]
+    action: Float32
     advantage: Float32
     target: Float32
     behavior_logp: Float32
@@ -42,22 +44,25 @@ class ArrayRows:
     weight: Float32 | None = None
 
     @classmethod
-    def of(cls, rows: Rows, *, with_parameters: bool) -> "ArrayRows":
+    def of(cls, rows: Rows, *, outputs: int, with_parameters: bool) -> "ArrayRows":
         """Take over tensors of the CPU.
 
         Args:
             rows: the batch.
+            outputs: of the policy's network.
             with_parameters: whether the policy at the start will be compared with.
         """
-        ones = np.ones((len(rows), 1), np.float32)
+        inputs = np.empty((len(rows), rows.obs.shape[1] + 1), np.float32)
+        inputs[:, :-1], inputs[:, -1] = rows.obs.numpy(), 1.0
+        compared = rows.start_parameters if with_parameters else None
         return cls(
-            inputs=np.concatenate([rows.obs.numpy(), ones], axis=1),
-            action=_actions(rows),
+            inputs=inputs,
+            action=_actions(rows.action, outputs),
             advantage=rows.advantage.numpy(),
             target=rows.target.numpy(),
             behavior_logp=rows.behavior_logp.numpy(),
             start_logp=rows.start_logp.numpy(),
-            start_parameters=_transposed(rows.start_parameters) if with_parameters else None,
+            start_parameters=None if compared is None else _transposed(compared),
             barred=None if rows.mask is None else _transposed(~rows.mask),
             logged=None if rows.logged is None else rows.logged.numpy(),
             weight=None if rows.weight is None else rows.weight.numpy(),
@@ -85,21 +90,24 @@ class ArrayRows:
         return ArrayRows(**arrays)
 
     def chunks(self, most: int) -> list["ArrayRows"]:
-        """Cut into as few parts of at most ``most`` rows as will do, of even length."""
-        count = -(-len(self) // most)
-        cuts = [len(self) * i // count for i in range(count + 1)]
-        return [self.part(start, stop) for start, stop in itertools.pairwise(cuts)]
+        """Cut into as few parts of at most ``most`` rows as will do, of about even length.
+
+        All but the last are whole lines of the cache long, so that every part begins with one.
+        """
+        lines = -(-len(self) // LINE)
+        count = -(-lines // (most // LINE))
+        cuts = [min(len(self), LINE * -(-lines * i // count)) for i in range(count + 1)]
+        return [self.part(start, stop) for start, stop in itertools.pairwise(cuts) if stop > start]
 
     def _arrays(self) -> list[tuple[str, NDArray[Any]]]:
         arrays = ((name, getattr(self, name)) for name in self.__slots__)
         return [(name, array) for name, array in arrays if array is not None]
 
 
-def _actions(rows: Rows) -> NDArray[Any]:
-    if rows.action.ndim > 1:
-        return _transposed(rows.action)
-    every = np.arange(rows.start_parameters.shape[1])
-    return np.asarray(rows.action.numpy() == every[:, None])
+def _actions(action: Tensor, outputs: int) -> Float32:
+    if action.ndim > 1:
+        return _transposed(action)
+    return np.asarray(action.numpy() == np.arange(outputs)[:, None], np.float32)
 
 
 def _transposed(tensor: Tensor) -> NDArray[Any]:

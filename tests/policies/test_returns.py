@@ -132,6 +132,36 @@ def test_streams_longer_than_a_piece_match_a_loop():
     np.testing.assert_allclose(found, slow_vtrace(data, 0.99, 2.0), atol=1e-8)
 
 
+@pytest.mark.parametrize("decay", [1e-30, 0.01, 0.5, 0.9, 1.0])
+def test_long_streams_whatever_the_decay(decay):
+    """Powers of a small decay soon leave the range of a float."""
+    offsets = np.array([0, 3000, 3001, 3 * PIECE_STEPS])
+    x = np.random.default_rng(0).normal(size=offsets[-1])
+    np.testing.assert_allclose(
+        discounted_sums(x, offsets, decay=decay), slow_sums(x, decay, offsets), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1e-200, 1e-3, 0.9, 1.5])
+def test_traces_that_are_cut_or_grow(ratio):
+    """Products of the traces vanish, or overflow, long before a piece ends."""
+    rng = np.random.default_rng(1)
+    offsets = np.array([0, 2500, 2500, 2600, 5000])
+    ratios = np.where(rng.random(5000) < 0.5, ratio, 0.99)
+    data = (rng.normal(size=5000), rng.normal(size=5000), ratios, offsets, rng.normal(size=4))
+    found = vtrace(*data[:4], bootstrap_e=data[4], gamma=0.8, rho_cap=2.0, trace_cap=2.0)
+    np.testing.assert_allclose(found, slow_vtrace(data, 0.8, 2.0), atol=1e-8)
+
+
+def test_an_episode_is_as_exact_beside_a_larger_one():
+    """What is left of a neighbor is its rounding: a 1e-16th of it."""
+    rng, offsets = np.random.default_rng(0), np.array([0, 300, 600])
+    x = rng.normal(size=600)
+    x[300:] *= 1e6
+    alone = discounted_sums(x[:300], offsets[:2], decay=0.99)
+    np.testing.assert_allclose(discounted_sums(x, offsets, decay=0.99)[:300], alone, atol=1e-7)
+
+
 def test_what_is_summed_up_stays_as_it_was():
     x = np.ones(5)
     discounted_sums(x, np.array([0, 5]), decay=0.9)

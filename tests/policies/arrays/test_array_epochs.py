@@ -52,9 +52,12 @@ SETTINGS = {
     "stopped": {"learning_rate": 3e-3, "target_kl": 1e-4},
     "free": {"target_kl": 0.0, "epochs": 2},
     "ema": {"baseline": "ema"},
+    "textbook": {"baseline": "ema", "epochs": 1, "minibatches": 1},
+    "one step": {"epochs": 1, "minibatches": 1, "ess_scaling": False, "decoupled": False},
+    "whole batches": {"minibatches": 1, "advantage_normalization": "minibatch"},
 }
 
-ONLY_FOR = {"sum": "reinforce", "ema": "reinforce"}
+ONLY_FOR = {"sum": "reinforce", "ema": "reinforce", "textbook": "reinforce"}
 
 CASES = [
     (algorithm, name)
@@ -166,7 +169,7 @@ def test_replayed_episodes(make_checkpoint, make_batch):
 
 
 def test_chunks_add_up(make_checkpoint, make_batch, monkeypatch):
-    monkeypatch.setattr(array_epochs, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(array_epochs, "CHUNK_ROWS", 32)
     for actions in ("discrete", "continuous"):
         base = make_checkpoint(**ACTIONS[actions])
         batch = batch_for(make_batch, base, actions)

@@ -9,7 +9,7 @@ import torch
 from policies import losses
 from policies.arrays import slopes
 from policies.arrays.actions import Categorical, Gaussian
-from policies.arrays.perceptrons import Block, Perceptrons
+from policies.arrays.perceptrons import FEW_STEPS, Block, Gradient, Inputs, Perceptrons
 from policies.arrays.rows import ArrayRows
 from policies.initial import initial_checkpoint
 from policies.networks import activation_of, divergence, evaluate, network_layout, perceptron
@@ -122,7 +122,8 @@ def test_gaussian(per_step):
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5, 6)])
 @pytest.mark.parametrize("space", [DiscreteSpace(n=1), DiscreteSpace(n=4), ContinuousSpace(size=1)])
-def test_perceptrons_side_by_side(activation, hidden, space):
+@pytest.mark.parametrize("steps", [FEW_STEPS - 1, FEW_STEPS])
+def test_perceptrons_side_by_side(activation, hidden, space, steps):
     spec = PolicySpec(observation_shape=(3,), action=space, hidden=hidden, activation=activation)
     weights = initial_checkpoint(spec, seed=2).weights
     weights = {
@@ -130,22 +131,23 @@ def test_perceptrons_side_by_side(activation, hidden, space):
     }
     layouts = [network_layout(spec, name) for name in ("policy", "value")]
     flats = [layout.pack(weights) for layout in layouts]
-    block, obs = Block(layouts), drawn(N, 3, seed=1, dtype=np.float32)
+    block, obs = Block(layouts), drawn(steps, 3, seed=1, dtype=np.float32)
     packed = block.pack(flats)
-    inputs, gradient = np.concatenate([obs, np.ones((N, 1), np.float32)], axis=1), np.zeros_like(packed)
+    inputs = Inputs(np.concatenate([obs, np.ones((steps, 1), np.float32)], axis=1), 2)
+    gradient = torch.zeros_like(packed)
     ours = Perceptrons(block, packed, activation)
     work = ours.forward(inputs)
     widths, found = (space.outputs, 1), [torch.empty_like(flat) for flat in flats]
     for i, width in enumerate(widths):
-        work.delta[i, :width] = drawn(width, N, seed=20 + i)
+        work.delta[i, :width] = drawn(width, steps, seed=20 + i)
     outputs = work.outputs.copy()
-    ours.backward(inputs, work, block.matrices(gradient))
+    ours.backward(inputs, work, Gradient(block, gradient))
     block.unpack(gradient, found)
     for i, (layout, flat) in enumerate(zip(layouts, flats, strict=True)):
         leaves = [view.clone().requires_grad_() for view in layout.views(flat)]
         theirs = perceptron(leaves, torch.from_numpy(obs), activation_of(spec))
         np.testing.assert_allclose(outputs[i, : widths[i]].T, theirs.detach(), atol=1e-5)
-        loss = (theirs * torch.from_numpy(drawn(widths[i], N, seed=20 + i)).float().T).sum()
+        loss = (theirs * torch.from_numpy(drawn(widths[i], steps, seed=20 + i)).float().T).sum()
         used = leaves if len(leaves) % 2 == 0 else leaves[:-1]
         expected = torch.cat([piece.reshape(-1) for piece in torch.autograd.grad(loss, used)])
         np.testing.assert_allclose(found[i][: len(expected)], expected, atol=1e-4, rtol=1e-4)
