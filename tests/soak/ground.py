@@ -12,7 +12,7 @@ from shifted_clock import Shift, build_shim
 from small_disk import Disk
 
 FOLDER = Path(__file__).resolve().parent
-DISK = "size=1g,nr_inodes=100k"
+DISK = "size=2g,nr_inodes=200k"
 KILLERS = FOLDER.parent / "hostile" / "killers"
 
 CONFIG = """
