@@ -25,7 +25,7 @@ normalize = false
 max_wait_s = 0.5
 max_chunks = 16
 [admission]
-max_age_s = 900.0
+max_age_s = 3600.0
 max_staleness = 2000
 settle_s = 0.5
 [store]
