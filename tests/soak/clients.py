@@ -209,7 +209,9 @@ def _in_place(client, name):
             rest = rest[patiently(lambda rest=rest: file.write(rest)) :]
         time.sleep(0.02)
     file.close()
-    client.journal.deposited(f"{name}.jsonl", keys=[_key(head)], or_records=["quarantined:truncated"])
+    client.journal.deposited(
+        f"{name}.jsonl", keys=[_key(head)], or_records=[_accepted("quarantined", "truncated")]
+    )
 
 
 def _twice(client, name):
@@ -264,10 +266,15 @@ def hostile(client):
                 break
             name = f"{client.name}-{os.getpid()}-{round_number}-{case.name}"
             client.deposit(name, case.make)
-            client.journal.deposited(name, records=[":".join(record) for record in case.records])
+            client.journal.deposited(name, records=[_accepted(*record) for record in case.records])
             if client.rng.random() < 0.1:  # so that it is not starved
                 _one_npz(client, f"{client.name}-{os.getpid()}-good-{uuid.uuid4().hex}")
         round_number += 1
+
+
+def _accepted(verdict, reason):
+    """A file that is cut short is tried three times; a kill in the third leaves it with another reason."""
+    return f"{verdict}:{reason}|decoder_died" if "truncated" in reason else f"{verdict}:{reason}"
 
 
 def _cases(client, outside, *, heavy):

@@ -12,7 +12,7 @@ from shifted_clock import Shift, build_shim
 from small_disk import Disk
 
 FOLDER = Path(__file__).resolve().parent
-DISK = "size=1g,nr_inodes=100k"
+DISK = "size=2g,nr_inodes=200k"
 KILLERS = FOLDER.parent / "hostile" / "killers"
 
 CONFIG = """
@@ -25,7 +25,7 @@ normalize = false
 max_wait_s = 0.5
 max_chunks = 16
 [admission]
-max_age_s = 900.0
+max_age_s = 3600.0
 max_staleness = 2000
 settle_s = 0.5
 [store]

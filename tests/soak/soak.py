@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import random
 import signal
 import subprocess
@@ -23,6 +24,8 @@ GROWTH_MIB = 64.0
 MORE_FDS = 4
 IDLE_S = 600.0
 READY_S = 300.0
+MOST_WAITING = 8000
+"""Files in the inbox beyond which no further burst is added: files that wait for an hour are too old."""
 DAY_S = 86_400.0
 PROGRESS_S = 30.0
 OF_THE_GROUND = ("spool file system", "state file system", "free space")
@@ -189,6 +192,9 @@ class Soak:
         self.done["pause"] += 1
 
     def _do_burst(self, event: Event) -> None:
+        if sum(1 for _ in os.scandir(self._live.inbox)) > MOST_WAITING:  # a machine that others keep busy
+            self._after(10.0, lambda: self._do_burst(event))
+            return
         name = f"burst-{self.done['burst']}"
         seed = self._rng.randrange(1 << 30)
         self._clients.append(self._ground.client("burst", seed=seed, name=name, files=int(event.value)))
@@ -239,13 +245,12 @@ class Soak:
                 return False
             self._gauges.sample(self._live.process.pid)
             self._versions.look()
-            time.sleep(0.1)
+            time.sleep(0.5)
         return True
 
     def _idle(self) -> bool:
-        waiting = [path for part in ("in", "claimed") for path in (self._live.spool / part).glob("*")]
-        waiting = [path for path in waiting if not path.is_dir() or any(path.iterdir())]
-        return self._is_running() and not waiting
+        claims = self._live.spool / "claimed" / "daemon"
+        return self._is_running() and not any(map(_holds_something, (self._live.inbox, claims)))
 
     def _consult(self) -> None:
         """``doctor`` finds nothing wrong with a daemon that runs and has recovered."""
@@ -311,3 +316,8 @@ class Soak:
         if found["fds_last"] - found["fds_first"] > MORE_FDS:
             wrong.append(f"file descriptors grow: {found}")
         return wrong
+
+
+def _holds_something(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(not entry.name.startswith(".") for entry in entries)

@@ -41,9 +41,16 @@ def run(tmp_path, *, minutes, seed):
         out,
     ]
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    process = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        said, _ = process.communicate()
+    finally:
+        process.terminate()  # when this test ran into its timeout, no client may outlive it
+        process.wait(60)
+    print(said)
+    assert process.returncode == 0, said[-6000:]
     return json.loads(out.read_text())
 
 
