@@ -27,6 +27,7 @@ ACTIONS = {
     "discrete from 5": DiscreteSpace(n=3, start=5),
     "many": DiscreteSpace(n=40),
     "several": MultiDiscreteSpace(nvec=(3, 2)),
+    "several of many": MultiDiscreteSpace(nvec=(2, 40)),
     "binary": MultiBinarySpace(n=4),
     "continuous": ContinuousSpace(size=2),
 }
@@ -176,3 +177,16 @@ def test_before_the_first_version(tmp_path):
         actor.act_batch(np.zeros((2, 4)))
     with pytest.raises(NoPolicyYet):
         actor.act(np.zeros(4), deterministic=True)
+
+
+@pytest.mark.parametrize("name", ["several", "several of many", "binary"])
+def test_choices_are_drawn_as_often_as_they_are_likely(tmp_path, name):
+    space = ACTIONS[name]
+    publish(tmp_path, policy_for(space))
+    actor = Actor(tmp_path, seed=3)
+    obs, n = observations(BOX, 1)[0], 3000
+    one_by_one = np.array([actor.act(obs)[0] for _ in range(n)])
+    at_once, _ = actor.act_batch(np.repeat(obs[None], n, axis=0))
+    for choice, count in enumerate(space.factors):
+        first, second = (np.bincount(a[:, choice], minlength=count) / n for a in (one_by_one, at_once))
+        np.testing.assert_allclose(first, second, atol=0.05)
