@@ -148,7 +148,7 @@ class Preparation:
 
     def _observations(self, obs: NDArray[np.float32]) -> Tensor:
         rows = network_inputs(self._base.spec, self.statistics, obs)
-        return torch.tensor(rows, dtype=torch.float32, device=self._device)
+        return torch.tensor(rows, device=self._device)
 
     def _evaluate(self, inputs: _Inputs) -> Evaluation:
         """Evaluate every step under the policy, in chunks."""
