@@ -6,10 +6,9 @@ Each rule is a small pure function of one episode and the rules; the first that 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experience.behavior_check import LogProbs, acting_versions, logp_mismatches
 from experience.episode import Episode

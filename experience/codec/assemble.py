@@ -7,7 +7,7 @@ import numpy as np
 
 from experience.codec.arrays import TO_CANONICAL, Array, check_mask, to_action, to_obs
 from experience.codec.contract import Source
-from experience.codec.parts import has_parts, join_parts, space_of_parts, to_stored
+from experience.codec.parts import check_parts, has_parts, join_parts, space_of_parts, to_stored
 from experience.episode import Episode
 from experience.errors import reject
 from experience.fields import accepted_names, header_values
@@ -46,6 +46,7 @@ def assemble(
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
+    check_parts(columns, final_obs)
     for name in REQUIRED:
         if name not in columns and not (name == "obs" and has_parts(columns)):
             raise reject("missing_field", name, "left out", accepted_names(name))
