@@ -46,15 +46,17 @@ def assemble(
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
-    check_parts(columns, final_obs)
+    in_parts = any("." in name for name in columns)
+    if in_parts:
+        check_parts(columns, final_obs)
     for name in REQUIRED:
-        if name not in columns and not (name == "obs" and has_parts(columns)):
+        if name not in columns and not (in_parts and name == "obs"):
             raise reject("missing_field", name, "left out", accepted_names(name))
     values = header_values(header)
     values["incomplete"] = values.get("incomplete", False) or incomplete
     if "episode_id" not in values:
         values["episode_id"] = source.episode_id(data, index)
-    if has_parts(columns) or "observation_space" in values:
+    if in_parts or "observation_space" in values:
         obs = _observations(columns, final_obs, values)
     else:
         obs = to_obs(columns["obs"], values.get("observation_shape"))
