@@ -6,10 +6,9 @@ Each rule is a small pure function of one episode and the rules; the first that 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experience.behavior_check import LogProbs, acting_versions, logp_mismatches
 from experience.episode import Episode
@@ -216,10 +215,11 @@ def _action_fits(episode: Episode, rules: Rules, _sight: Sight) -> Problem | Non
         return _inferable(episode)
     if rules.action is not None and (problem := action_problem(episode, rules.action)) is not None:
         return problem
-    return _kind_fits(episode.action, rules)
+    return _kind_fits(episode, rules)
 
 
-def _kind_fits(action: NDArray[Any], rules: Rules) -> Problem | None:
+def _kind_fits(episode: Episode, rules: Rules) -> Problem | None:
+    action = episode.action
     if rules.n_actions is not None:
         accepted = f"integers 0 … {rules.n_actions - 1} ([policy] action)"
         if action.dtype.kind != "i" or action.ndim != 1:

@@ -45,8 +45,14 @@ def flatten(space: Space, obs: Any, *, lead: tuple[int, ...] = ()) -> Array:
         rows = leaf_rows("", space, obs, lead)
     else:
         parts = [leaf_rows(*part, lead) for part in _leaf_values(space, obs, "")]
-        rows = np.concatenate([part.astype(space.stored_dtype, copy=False) for part in parts], axis=-1)
-    return rows.reshape(*lead, *space.stored_shape).astype(space.stored_dtype, copy=False)
+        rows = np.concatenate([as_stored(part, space) for part in parts], axis=-1)
+    return as_stored(rows, space).reshape(*lead, *space.stored_shape)
+
+
+def as_stored(rows: Array, space: Space) -> Array:
+    """Return checked numbers in the space's dtype; what is beyond float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        return rows.astype(space.stored_dtype, copy=False)
 
 
 def leaf_rows(path: str, space: LeafSpace, value: Any, lead: tuple[int, ...]) -> Array:
@@ -109,6 +115,8 @@ def infer_space(obs: Any) -> Space:
     Raises:
         ValueError: it has parts without a name, or none.
     """
+    if isinstance(obs, Mapping | tuple | list) and len(obs) == 0:
+        raise ValueError("an observation, or a part of one, without numbers; accepted: at least one")
     if isinstance(obs, Mapping):
         return DictSpace({name: infer_space(value) for name, value in obs.items()})
     if isinstance(obs, tuple) or (isinstance(obs, list) and any(isinstance(value, dict) for value in obs)):

@@ -2,7 +2,16 @@
 
 from policies.actor import Actor
 from policies.errors import NoPolicyYet
-from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
+from policies.spec import ContinuousSpace, DiscreteSpace, MultiBinarySpace, MultiDiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
-__all__ = ["Actor", "CheckpointStore", "ContinuousSpace", "DiscreteSpace", "NoPolicyYet", "PolicySpec"]
+__all__ = [
+    "Actor",
+    "CheckpointStore",
+    "ContinuousSpace",
+    "DiscreteSpace",
+    "MultiBinarySpace",
+    "MultiDiscreteSpace",
+    "NoPolicyYet",
+    "PolicySpec",
+]

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experience.flattening import flatten
+from experience.space_parsing import action_space_of, space_of
 from policies.draws import Draw, create_draw
-from policies.errors import NoPolicyYet, PolicyError, VersionPruned
+from policies.errors import NoPolicyYet, PolicyError, VersionPruned, WrongSpaces
 from policies.forward import EncodedForward, SingleForward, policy_outputs
 from policies.manifest import ActorVersion, read_actor, read_current
 from policies.spec import PolicySpec
@@ -32,9 +34,24 @@ class Actor:
     Args:
         state_dir: the daemon's folder, as in ``[paths] state``. It need not exist yet.
         seed: of the sampling; None takes fresh entropy.
+        observation_space, action_space: what the client observes and does, as for ``EpisodeWriter``; None:
+            not compared.
+
+    Raises:
+        WrongSpaces: they are not the policy's; ``refresh`` raises it too.
+        ValueError: one of them is no space.
     """
 
-    def __init__(self, state_dir: str | os.PathLike[str], *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        state_dir: str | os.PathLike[str],
+        *,
+        seed: int | None = None,
+        observation_space: Any = None,
+        action_space: Any = None,
+    ) -> None:
+        self._observed = None if observation_space is None else space_of(observation_space)
+        self._done = None if action_space is None else action_space_of(action_space)
         self._state_dir = Path(state_dir)
         self._current = os.path.join(state_dir, "CURRENT")  # noqa: PTH118 - os.stat is quicker on text
         self._rng = np.random.default_rng(seed)
@@ -150,6 +167,8 @@ class Actor:
                 continue
             except OSError as error:
                 return self._keep(error)
+            except WrongSpaces:
+                raise
             except (PolicyError, ValueError) as error:
                 self._keep(error)
                 return True
@@ -168,12 +187,25 @@ class Actor:
             return
         if self._version is not None and version < self._version:
             raise ValueError(f"{self._current} names version {version}, older than {self._version}")
-        policy = read_actor(self._state_dir, version)
+        found = read_actor(self._state_dir, version)
+        policy = found._replace(spec=self._agreed(found.spec))
         spec, weights, normalizer, _ = policy
         single = SingleForward if spec.observation is None else EncodedForward
         forward = single(weights, spec, normalizer)
         self._draw = create_draw(spec.action, forward, weights.get("log_std"), self._rng)
         self._policy, self._version = policy, version
+
+    def _agreed(self, spec: PolicySpec) -> PolicySpec:
+        """The spec in the client's own terms: its indices may begin elsewhere than at 0."""
+        if self._observed is not None:
+            if self._observed.canonical() != spec.space.canonical():
+                raise WrongSpaces(what="observation_space", theirs=self._observed, ours=spec.space)
+            spec = replace(spec, observation=self._observed)
+        if self._done is not None:
+            if self._done.canonical() != spec.action.canonical():
+                raise WrongSpaces(what="action_space", theirs=self._done, ours=spec.action)
+            spec = replace(spec, action=self._done)
+        return spec
 
 
 def _no_policy() -> NoPolicyYet:

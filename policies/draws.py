@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,16 +105,33 @@ class ShiftedDraw(DiscreteDraw):
 
 
 class FactoredDraw:
-    """Samples several choices at once: int64 [choices]."""
+    """Samples several choices at once: int64 [choices]; a binary one has the logits 0 and z."""
 
     def __init__(
         self, forward: Forward, space: MultiDiscreteSpace | MultiBinarySpace, rng: np.random.Generator
     ) -> None:
         self._forward, self._space, self._rng = forward, space, rng
+        self._binary = isinstance(space, MultiBinarySpace)
+        widths = (1,) * space.outputs if isinstance(space, MultiBinarySpace) else space.nvec
+        self._parts = list(pairwise(accumulate(widths, initial=0)))
+        self._few = max(space.factors) <= FEW_ACTIONS
 
     def __call__(self, obs: Any, mask: ArrayLike | None) -> tuple[NDArray[np.int64], float]:
         """See ``Draw``."""
-        return self._one(obs, mask, likeliest=False)
+        if not self._few:
+            return self._one(obs, mask, likeliest=False)
+        logits = self._forward(obs)
+        numbers = logits.tolist()
+        if mask is not None:
+            allowed = _checked(mask, logits.shape).tolist()
+            numbers = [logit if ok else -math.inf for logit, ok in zip(numbers, allowed, strict=True)]
+        first = [0.0] if self._binary else []
+        uniforms = self._rng.random(len(self._parts)).tolist()
+        drawn = [
+            draw_categorical(first + numbers[start:stop], uniform)
+            for (start, stop), uniform in zip(self._parts, uniforms, strict=True)
+        ]
+        return np.array([action for action, _ in drawn], np.int64), sum(logp for _, logp in drawn)
 
     def likeliest(self, obs: Any, mask: ArrayLike | None) -> tuple[NDArray[np.int64], float]:
         """See ``Draw``."""

@@ -2,6 +2,7 @@
 
 PolicyError
 ├── NoPolicyYet        no version has been published
+├── WrongSpaces        the policy observes or does something else than the client
 ├── UpdateDiverged     a loss, a gradient or a weight became non-finite
 │   └── UpdateUnstable   all is finite, but something is beyond its limit
 └── StoreError         the store could not do what was asked
@@ -32,6 +33,18 @@ class PolicyError(Exception):
 
 class NoPolicyYet(PolicyError):  # noqa: N818 - it says a state, not a fault
     """No version has been published: act at random and log the log-probabilities with version 0."""
+
+
+class WrongSpaces(PolicyError):  # noqa: N818 - it says a state
+    """What the policy observes or does is not what the client said of itself.
+
+    Attributes:
+        theirs, ours: the client's and the policy's, as text.
+    """
+
+    def __init__(self, *, what: str, theirs: object, ours: object) -> None:
+        super().__init__(f"{what} is {theirs}; the policy's is {ours}")
+        self.theirs, self.ours = str(theirs), str(ours)
 
 
 class StoreError(PolicyError):

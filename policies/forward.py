@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from experience.flattening import flatten
 from policies.checkpoint import Arrays
+from policies.encoders import scaled
 from policies.inputs import network_inputs
 from policies.normalizer import CLIP, RunningStatistics
 from policies.spec import LAYER_NORM_EPSILON, PolicySpec
@@ -76,7 +77,8 @@ def _features(network: str, weights: Arrays, spec: PolicySpec, rows: Rows) -> Ro
     found = [np.empty((len(rows), 0), np.float32)]
     for part in spec.parts:
         own = [weights[name] for name in part.shapes(network)]
-        found.append(part.encoder.forward(part.leaf.space, own, rows[:, part.leaf.start : part.leaf.stop]))
+        columns = scaled(part.leaf.space, rows[:, part.leaf.start : part.leaf.stop])
+        found.append(part.encoder.forward(part.leaf.space, own, columns))
     return np.concatenate(found, axis=1)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from policies.checkpoint import Arrays
+from policies.encoders import torch_scaled
 from policies.spec import LAYER_NORM_EPSILON, ActionSpace, MultiBinarySpace, MultiDiscreteSpace, PolicySpec
 
 LOG_2_PI = math.log(2.0 * math.pi)
@@ -46,7 +47,8 @@ class Encoding:
         found, first = [], 0
         for part, count in self._parts:
             own, (_, space, start, stop) = weights[first : first + count], part.leaf
-            found.append(part.encoder.torch_forward(space, own, obs_nd[:, start:stop]))
+            columns = torch_scaled(space, obs_nd[:, start:stop])
+            found.append(part.encoder.torch_forward(space, own, columns))
             first += count
         return torch.cat(found, dim=1)
 

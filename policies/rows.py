@@ -11,7 +11,7 @@ class Rows:
     """N steps; nothing in it changes during an update.
 
     Attributes:
-        obs: [N, D] float32, flattened and normalized.
+        obs: [N, D] float32, flattened and normalized; or uint8, where all are bytes.
         action: [N] int64 or [N, A] float32.
         advantage: [N] float32.
         target: [N] float32, of the value network, in its own scale.

@@ -7,7 +7,7 @@ import numpy as np
 
 from experience.codec.arrays import TO_CANONICAL, Array, check_mask, to_action, to_obs
 from experience.codec.contract import Source
-from experience.codec.parts import has_parts, join_parts, space_of_parts, to_stored
+from experience.codec.parts import check_parts, has_parts, join_parts, space_of_parts, to_stored
 from experience.episode import Episode
 from experience.errors import reject
 from experience.fields import accepted_names, header_values
@@ -46,14 +46,17 @@ def assemble(
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
+    in_parts = any("." in name for name in columns)
+    if in_parts:
+        check_parts(columns, final_obs)
     for name in REQUIRED:
-        if name not in columns and not (name == "obs" and has_parts(columns)):
+        if name not in columns and not (in_parts and name == "obs"):
             raise reject("missing_field", name, "left out", accepted_names(name))
     values = header_values(header)
     values["incomplete"] = values.get("incomplete", False) or incomplete
     if "episode_id" not in values:
         values["episode_id"] = source.episode_id(data, index)
-    if has_parts(columns) or "observation_space" in values:
+    if in_parts or "observation_space" in values:
         obs = _observations(columns, final_obs, values)
     else:
         obs = to_obs(columns["obs"], values.get("observation_shape"))

@@ -11,7 +11,15 @@ import numpy as np
 
 from experience.codec.arrays import Array
 from experience.errors import InputError, reject
-from experience.flattening import Mismatch, check_stored, flatten, infer_space, is_nested, leaf_rows
+from experience.flattening import (
+    Mismatch,
+    as_stored,
+    check_stored,
+    flatten,
+    infer_space,
+    is_nested,
+    leaf_rows,
+)
 from experience.spaces import Space, TupleSpace
 
 PREFIXES = ("obs.", "final_obs.")
@@ -20,6 +28,22 @@ PREFIXES = ("obs.", "final_obs.")
 def has_parts(names: Mapping[str, Any]) -> bool:
     """Whether observations stand part by part."""
     return any(name.startswith("obs.") for name in names)
+
+
+def check_parts(columns: Mapping[str, Array], final_obs: Array | None) -> None:
+    """Refuse observations that stand whole and part by part, or final parts of observations without parts.
+
+    Raises:
+        InputError: naming the field.
+    """
+    parts = sorted(name for name in columns if name.startswith(PREFIXES))
+    if not parts:
+        return
+    whole = "obs" if "obs" in columns else "final_obs" if final_obs is not None else None
+    if whole is not None:
+        raise reject("bad_value", whole, f"given beside {parts[0]}", "whole, or part by part")
+    if not has_parts(columns):
+        raise reject("missing_field", "obs", f"left out beside {parts[0]}", "its parts too, or final_obs")
 
 
 def join_parts(columns: Mapping[str, Array], prefix: str, space: Space, lead: tuple[int, ...]) -> Array:
@@ -43,7 +67,7 @@ def join_parts(columns: Mapping[str, Array], prefix: str, space: Space, lead: tu
         rows = [leaf_rows(leaf.path, leaf.space, given[leaf.path], lead) for leaf in space.leaves]
     except Mismatch as error:
         raise rejected(error, prefix) from error
-    return np.concatenate([part.astype(space.stored_dtype) for part in rows], axis=-1)
+    return np.concatenate([as_stored(part, space) for part in rows], axis=-1)
 
 
 def space_of_parts(columns: Mapping[str, Array]) -> Space:
@@ -94,7 +118,7 @@ def to_stored(array: Array, space: Space) -> Array:
         check_stored(space, rows.reshape(len(rows), *space.stored_shape))
     except Mismatch as error:
         raise rejected(error, "obs") from error
-    return np.array(rows, space.stored_dtype, order="C").reshape(len(rows), *space.stored_shape)
+    return np.ascontiguousarray(as_stored(rows, space)).reshape(len(rows), *space.stored_shape)
 
 
 class NestedObs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from experience.spaces import LeafSpace, Space
+from experience.spaces import ImageSpace, LeafSpace, Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = NDArray[np.float32]
+PIXEL_MAX = np.float32(255)
 
 
 class Encoder(Protocol):
@@ -41,6 +42,18 @@ class Encoder(Protocol):
 
     def torch_forward(self, space: LeafSpace, weights: "Sequence[Tensor]", rows: "Tensor") -> "Tensor":
         """The same in torch, differentiable in the weights."""
+
+
+def scaled(space: LeafSpace, rows: NDArray[Any]) -> Rows:
+    """Return a leaf's columns as encoders take them: float32; bytes of a picture become 0 … 1, here alone."""
+    columns: Rows = rows.astype(np.float32, copy=False)
+    return columns / PIXEL_MAX if isinstance(space, ImageSpace) else columns
+
+
+def torch_scaled(space: LeafSpace, rows: "Tensor") -> "Tensor":
+    """The same in torch."""
+    columns = rows.float()
+    return columns / float(PIXEL_MAX) if isinstance(space, ImageSpace) else columns
 
 
 ENCODERS = {

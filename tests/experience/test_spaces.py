@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experience.flattening import Mismatch, check_stored, flatten, infer_space
 from experience.space_parsing import action_space_from_json, action_space_of, space_from_json, space_of
@@ -186,3 +188,55 @@ def test_what_an_observation_says_of_itself():
             "i": ImageSpace(shape=(4, 4, 1)),
         }
     )
+
+
+LEAVES = st.one_of(
+    st.builds(
+        gym_spaces.Box, st.just(-5.0), st.just(5.0), st.lists(st.integers(1, 3), max_size=3).map(tuple)
+    ),
+    st.builds(
+        gym_spaces.Box,
+        st.just(0),
+        st.just(255),
+        st.tuples(*[st.integers(1, 4)] * 3),
+        st.just(np.uint8),
+    ),
+    st.builds(gym_spaces.Discrete, st.integers(1, 400), start=st.integers(-3, 3)),
+    st.builds(gym_spaces.MultiBinary, st.integers(1, 4)),
+    st.builds(gym_spaces.MultiDiscrete, st.lists(st.integers(1, 300), min_size=1, max_size=3)),
+)
+NAMES = st.text("abcß_ -", min_size=1, max_size=4)
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.dictionaries(NAMES, inner, min_size=1, max_size=4).map(gym_spaces.Dict)
+        | st.lists(inner, min_size=1, max_size=12).map(gym_spaces.Tuple)
+    ),
+    max_leaves=12,
+)
+
+
+def numbers_of(space, obs):
+    """The rule, leaf by leaf, in plain Python."""
+    if isinstance(space, gym_spaces.Dict):
+        return [n for name in sorted(space.spaces) for n in numbers_of(space[name], obs[name])]
+    if isinstance(space, gym_spaces.Tuple):
+        return [n for part, value in zip(space.spaces, obs, strict=True) for n in numbers_of(part, value)]
+    if isinstance(space, gym_spaces.Discrete):
+        return [int(obs) - int(space.start)]
+    return np.asarray(obs).ravel().tolist()
+
+
+@given(space=NESTED, seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_any_space_of_gymnasiums(space, seed):
+    ours = space_of(space)
+    space.seed(seed)
+    obs = space.sample()
+    row = flatten(ours, obs)
+    assert space_from_json(json.loads(json.dumps(ours.to_json()))) == ours
+    assert row.shape == ours.stored_shape
+    np.testing.assert_array_equal(row.ravel(), np.array(numbers_of(space, obs), row.dtype))
+    check_stored(ours.canonical(), row[None])
+    stops = [leaf.stop for leaf in ours.leaves]
+    assert [leaf.start for leaf in ours.leaves] == [0, *stops[:-1]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces as gym_spaces
 
 from experience import writer as module
 from experience.codec import Limits, decode
@@ -190,6 +191,54 @@ def test_agent_and_action_space_are_noted(spool):
     meta, _ = read(writer.end(None, terminated=True))
     assert meta["agent_id"] == "left"
     assert meta["action_space"] == {"kind": "discrete", "n": 4}
+
+
+def test_gymnasiums_spaces_are_noted_and_what_is_written_counts_from_0(spool):
+    writer = EpisodeWriter(
+        spool,
+        client_id="c",
+        observation_space=gym_spaces.Dict(
+            {"b": gym_spaces.Discrete(3, start=1), "a": gym_spaces.MultiBinary(2)}
+        ),
+        action_space=gym_spaces.Discrete(2, start=5),
+    )
+    writer.step({"a": [1, 0], "b": 3}, 6, 0.0)
+    meta, arrays = read(writer.end({"a": [0, 1], "b": 1}, terminated=True))
+    assert arrays["obs"].tolist() == [[1, 0, 2], [0, 1, 0]]
+    assert arrays["obs"].dtype == np.uint8
+    assert arrays["action"].tolist() == [1]
+    assert meta["action_space"] == {"kind": "discrete", "n": 2, "start": 5, "from_zero": True}
+    assert meta["observation_space"] == {
+        "kind": "dict",
+        "spaces": {"a": {"kind": "multi_binary", "n": 2}, "b": {"kind": "discrete", "n": 3, "start": 1}},
+        "from_zero": True,
+    }
+
+
+def test_a_dict_says_its_own_parts(writer):
+    writer.step({"x": [0.5, 1.5], "i": np.full((2, 2, 1), 9, np.uint8)}, 0, 0.0)
+    meta, arrays = read(writer.end(None, terminated=True))
+    assert arrays["obs"].tolist() == [[9, 9, 9, 9, 0.5, 1.5]]
+    assert meta["observation_space"]["spaces"] == {
+        "i": {"kind": "image", "shape": [2, 2, 1]},
+        "x": {"kind": "box", "shape": [2]},
+    }
+
+
+@pytest.mark.parametrize("action", [[0, 3], [0], [[0, 1]], 1, [0.5, 1.0]])
+def test_choices_of_another_space_are_refused(spool, action):
+    writer = EpisodeWriter(spool, client_id="c", action_space=gym_spaces.MultiDiscrete([2, 3]))
+    writer.step([0.0], [1, 2], 0.0)
+    with pytest.raises(ValueError, match="action"):
+        writer.step([0.0], action, 0.0)
+    _, arrays = read(writer.end([0.0], terminated=True))
+    assert arrays["action"].tolist() == [[1, 2]]
+
+
+def test_a_space_that_is_none_is_refused_at_once(spool):
+    for space in ({"kind": "sphere"}, gym_spaces.Text(3), {"kind": "discrete", "n": "2"}):
+        with pytest.raises(ValueError, match="accepted"):
+            EpisodeWriter(spool, client_id="c", action_space=space)
 
 
 @pytest.mark.parametrize(

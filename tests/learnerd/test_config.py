@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experience.spaces import BoxSpace, DictSpace, ImageSpace
 from learnerd.config import TEMPLATE, Config, ConfigError, load_config
 from learnerd.config_tables import Learner
 from policies.settings import InvalidSetting, LearnerSettings
@@ -139,6 +140,38 @@ def test_learner_bounds_are_those_of_the_learner(tmp_path, key, value):
         ("[policy]\nobservation_shape = 4", "policy", "observation_shape", ["4", "[4]"]),
         ('[policy]\naction = { kind = "discrete" }', "policy", "action", ["n = 2", "Field required"]),
         ('[policy]\naction = { kind = "box", n = 3 }', "policy", "action", ['"box"', 'kind = "continuous"']),
+        (
+            '[policy]\nobservation = { kind = "image", shape = [5, 5] }',
+            "policy",
+            "observation",
+            ["[5, 5]", "image"],
+        ),
+        (
+            '[policy]\nobservation = { kind = "dict", spaces = { a = { kind = "ball" } } }',
+            "policy",
+            "observation",
+            ["ball", "tuple"],
+        ),
+        (
+            '[policy]\nobservation = { kind = "dict", spaces = { "a.b" = { kind = "box", shape = [1] } } }',
+            "policy",
+            "observation",
+            ["a.b", "accepted"],
+        ),
+        (
+            '[policy]\nobservation = { kind = "box", shape = [4] }\nobservation_shape = [4]',
+            "policy",
+            "observation_shape",
+            ["[4]", "nothing beside observation"],
+        ),
+        ('[policy]\nobservation_shape = [4]\nnetwork = "conv"', "policy", "network", ['"conv"', "image"]),
+        (
+            '[policy]\nobservation = { kind = "image", shape = [5, 5, 1] }\nnetwork = "embedding"',
+            "policy",
+            "network",
+            ['"embedding"', "discrete and multi_discrete"],
+        ),
+        ('[policy]\nnetwork = "rnn"', "policy", "network", ['"rnn"', '"conv" or "embedding"']),
         ('[daemon]\nname = "../x"', "daemon", "name", ["letters"]),
         ('[schedule]\nquiet = ["0 9 * * *"]', "schedule", "quiet", ["0 9 * * *", "for 6h", "0: Value error"]),
         ('[schedule]\nquiet = ["0 9 * * * for 8d"]', "schedule", "quiet", ["longer than 7d"]),
@@ -303,6 +336,22 @@ def test_digest_covers_what_changes_learning_and_nothing_else():
     assert Config.model_validate({"learner": {"learning_rate": 1}}).digest() == (
         Config.model_validate({"learner": {"learning_rate": 1.0}}).digest()
     )
+
+
+def test_observation_space():
+    parts = {"view": {"kind": "image", "shape": (5, 5, 1)}, "word": {"kind": "discrete", "n": 40, "start": 1}}
+    policy = Config.model_validate(
+        {"policy": {"observation": {"kind": "dict", "spaces": parts}, "network": "conv"}}
+    ).policy
+    view, word = ImageSpace(shape=(5, 5, 1)), DiscreteSpace(n=40, start=1)
+    assert policy.observation_space() == DictSpace({"view": view, "word": word})
+    spec = policy.spec(policy.observation_space(), DiscreteSpace(n=2))
+    assert (spec.encoders, spec.hidden) == (("conv", "embedding"), (64, 64))
+    assert Config().policy.observation_space() is None
+    shape = Config.model_validate({"policy": {"observation_shape": (2, 3)}}).policy
+    assert shape.observation_space() == BoxSpace(shape=(2, 3))
+    spec = shape.spec(shape.observation_space(), DiscreteSpace(n=2))
+    assert (spec.observation, spec.encoders, spec.observation_shape) == (None, (), (2, 3))
 
 
 def test_action_space():

@@ -377,16 +377,45 @@ def test_a_daemon_that_died(config):
         {},
         {"observation_shape": (2, 3), "action": {"kind": "discrete", "n": 5}},
         {"observation_shape": (1,), "action": {"kind": "continuous", "shape": (2,)}},
+        {"observation": {"kind": "image", "shape": (5, 5, 2)}, "action": {"kind": "multi_binary", "n": 3}},
+        {
+            "observation": {
+                "kind": "dict",
+                "spaces": {
+                    "a": {"kind": "discrete", "n": 3, "start": -1},
+                    "b": {
+                        "kind": "tuple",
+                        "spaces": ({"kind": "multi_binary", "n": 2}, {"kind": "box", "shape": ()}),
+                    },
+                    "c": {"kind": "multi_discrete", "nvec": (2, 3)},
+                },
+            },
+            "action": {"kind": "multi_discrete", "nvec": (2, 2)},
+        },
+        {"action": {"kind": "discrete", "n": 2, "start": 5}},
     ],
 )
 def test_the_trial_is_admitted_by_any_policy(tmp_path, policy):
-    from experience.codec import decode  # noqa: PLC0415 - loads numpy
+    from experience.admission import Rules, Sight, admit  # noqa: PLC0415 - loads numpy
+    from experience.codec import decode  # noqa: PLC0415
+    from learnerd.learn import infer_spec  # noqa: PLC0415
 
     trial._deposit(Config.model_validate({"policy": policy}), tmp_path / "in")
     path = tmp_path / "in/doctor.jsonl"
     decoded = decode(path.read_bytes(), name=path.name, source_sha256="", ingested_at=time.time())
     (episode,) = decoded.episodes
-    assert episode.obs.shape == (4, *policy.get("observation_shape", (4,)))
+    spec = infer_spec(Config.model_validate({"policy": policy}).policy, [episode])
+    assert episode.obs.shape == (4, *spec.observation_shape)
+    rules = Rules(
+        max_age_s=1e9,
+        max_staleness=1,
+        observation_shape=spec.observation_shape,
+        observation=spec.space.canonical(),
+        action=spec.action.canonical(),
+    )
+    assert admit(episode, rules, Sight(age_s=0.0, staleness=lambda _: 0)) is None
+    expected = policy.get("observation_shape")
+    assert expected is None or spec.observation_shape == expected
 
 
 def test_a_pipeline_that_refuses_says_why(config, tmp_path, monkeypatch):

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from experience.collate import collate
-from learnerd.learn import learn, logp_sources, recover_logp
+from experience.spaces import BoxSpace, ImageSpace
+from learnerd.config_tables import Policy
+from learnerd.learn import infer_spec, learn, logp_sources, recover_logp
 from policies.behavior import log_probs
 from policies.initial import initial_checkpoint
 from policies.settings import LearnerSettings
-from policies.spec import DiscreteSpace, PolicySpec
+from policies.spec import DiscreteSpace, MultiDiscreteSpace, PolicySpec
 
 SPEC = PolicySpec(observation_shape=(4,), action=DiscreteSpace(n=2), hidden=(8,))
 VERSIONS = {version: initial_checkpoint(SPEC, seed=version) for version in (1, 2)}
@@ -62,3 +64,25 @@ def test_the_counts_go_into_the_version(episodes):
     counted = {name: count for name, count in learned.delta.counters.items() if name.startswith("logp")}
     assert counted == {"logp_logged": 1, "logp_recovered": 1, "logp_missing": 2}
     assert learned.delta.counters["updates"] == 2
+
+
+def test_the_space_is_what_the_first_files_say_of_it(make_episode):
+    pixels = np.zeros((4, 5, 6, 2), np.uint8)
+    word = {"kind": "discrete", "n": 50, "start": 1, "from_zero": True}
+    for fields, space, encoders in (
+        ({}, BoxSpace(shape=(4,)), ()),
+        ({"obs": pixels}, ImageSpace(shape=(5, 6, 2)), ("conv",)),
+        ({"obs": pixels.astype(np.float32)}, BoxSpace(shape=(5, 6, 2)), ()),
+        (
+            {"obs": np.zeros((4, 1), np.uint8), "observation_space": word},
+            DiscreteSpace(n=50, start=1),
+            ("embedding",),
+        ),
+    ):
+        spec = infer_spec(Policy(), [make_episode(**fields)])
+        assert (spec.space, spec.encoders, spec.action) == (space, encoders, DiscreteSpace(n=2))
+    dials = {"kind": "multi_discrete", "nvec": [3, 2]}
+    spec = infer_spec(Policy(), [make_episode(action=np.zeros((3, 2), int), action_space=dials)])
+    assert spec.action == MultiDiscreteSpace(nvec=(3, 2))
+    shifted = {"kind": "discrete", "n": 2, "start": 5, "from_zero": True}
+    assert infer_spec(Policy(), [make_episode(action_space=shifted)]).action == DiscreteSpace(n=2, start=5)

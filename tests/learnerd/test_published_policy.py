@@ -43,3 +43,19 @@ def test_other_spaces_are_named(policy, other):
     problems = policy_problems(given(**policy), published(given(**other)))
     assert bool(problems) == (policy != other)
     assert all(problem.key in {"action", "observation", "observation_shape"} for problem in problems)
+
+
+def test_a_box_of_as_many_numbers_is_another_policy():
+    parts = given(**SPACES[3])
+    problems = policy_problems(given(observation_shape=[3]), published(parts))
+    assert [problem.key for problem in problems] == ["observation"]
+
+
+def test_another_network_is_named_where_it_would_choose_otherwise():
+    image = {"observation": {"kind": "image", "shape": [6, 6, 3]}, "action": {"kind": "discrete", "n": 2}}
+    was = published(given(**image))
+    assert policy_problems(given(**image, network="conv"), was) == []
+    (problem,) = policy_problems(given(**image, network="mlp"), was)
+    assert (problem.key, problem.value) == ("network", '"mlp"')
+    assert problem.accepted.startswith('"auto or conv')
+    assert policy_problems(given(network="conv"), published(given(**SPACES[0]))) == []

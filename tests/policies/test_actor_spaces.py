@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from gymnasium import spaces as gym_spaces
 
 from experience.flattening import flatten
 from experience.spaces import BoxSpace, DictSpace, ImageSpace, TupleSpace
 from policies import Actor, NoPolicyYet
 from policies.behavior import log_probs
+from policies.errors import WrongSpaces
 from policies.initial import initial_checkpoint
 from policies.inputs import real_numbers
 from policies.manifest import describe, encode_manifest, encode_model, version_folder
@@ -27,6 +29,7 @@ ACTIONS = {
     "discrete from 5": DiscreteSpace(n=3, start=5),
     "many": DiscreteSpace(n=40),
     "several": MultiDiscreteSpace(nvec=(3, 2)),
+    "several of many": MultiDiscreteSpace(nvec=(2, 40)),
     "binary": MultiBinarySpace(n=4),
     "continuous": ContinuousSpace(size=2),
 }
@@ -176,3 +179,56 @@ def test_before_the_first_version(tmp_path):
         actor.act_batch(np.zeros((2, 4)))
     with pytest.raises(NoPolicyYet):
         actor.act(np.zeros(4), deterministic=True)
+
+
+@pytest.mark.parametrize("name", ["several", "several of many", "binary"])
+def test_choices_are_drawn_as_often_as_they_are_likely(tmp_path, name):
+    space = ACTIONS[name]
+    publish(tmp_path, policy_for(space))
+    actor = Actor(tmp_path, seed=3)
+    obs, n = observations(BOX, 1)[0], 3000
+    one_by_one = np.array([actor.act(obs)[0] for _ in range(n)])
+    at_once, _ = actor.act_batch(np.repeat(obs[None], n, axis=0))
+    for choice, count in enumerate(space.factors):
+        first, second = (np.bincount(a[:, choice], minlength=count) / n for a in (one_by_one, at_once))
+        np.testing.assert_allclose(first, second, atol=0.05)
+
+
+def test_a_client_of_other_spaces_is_told_both(tmp_path):
+    theirs = gym_spaces.Dict(
+        {
+            "view": gym_spaces.Box(0, 255, (5, 5, 1), np.uint8),
+            "rest": gym_spaces.Tuple((gym_spaces.Discrete(3, start=1), gym_spaces.Box(-1, 1, (2,)))),
+        }
+    )
+    actor = Actor(tmp_path, observation_space=theirs, action_space=gym_spaces.Discrete(4))
+    publish(tmp_path, policy_for(DiscreteSpace(n=3), PARTS))
+    for _ in range(2):
+        with pytest.raises(WrongSpaces, match="action_space") as caught:
+            actor.refresh()
+        assert (caught.value.theirs, caught.value.ours) == (str(DiscreteSpace(n=4)), str(DiscreteSpace(n=3)))
+    assert actor.version is None
+    with pytest.raises(WrongSpaces, match="observation_space"):
+        Actor(tmp_path, observation_space=BOX.to_json())
+    with pytest.raises(ValueError, match="accepted"):
+        Actor(tmp_path, observation_space={"kind": "sphere"})
+    fits = Actor(tmp_path, observation_space=theirs, action_space=gym_spaces.Discrete(3))
+    assert fits.version == 1
+
+
+def test_the_clients_own_beginning_counts(tmp_path):
+    """The policy may have been defined by rows that count from 0."""
+    policy = policy_for(DiscreteSpace(n=3), PARTS)
+    spec = dataclasses.replace(policy.spec, observation=PARTS.canonical())
+    publish(tmp_path, dataclasses.replace(policy, spec=spec))
+    obs = observations(PARTS, 1)[0] | {"rest": (3, np.zeros(2))}
+    with pytest.raises(ValueError, match=r"obs\.rest\.0 is 3"):
+        Actor(tmp_path).act(obs)
+    actor = Actor(tmp_path, observation_space=PARTS, action_space=DiscreteSpace(n=3, start=7))
+    assert {actor.act(obs)[0] for _ in range(50)} <= {7, 8, 9}
+    assert actor.act_batch(batched([obs] * 4))[0].min() >= 7
+    plain = Actor(tmp_path / "plain", observation_space=BOX)
+    (tmp_path / "plain").mkdir()
+    publish(tmp_path / "plain", policy_for(DiscreteSpace(n=3)))
+    assert plain.refresh()
+    assert plain.spec.observation is None

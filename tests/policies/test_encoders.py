@@ -16,7 +16,7 @@ from experience.spaces import (
     MultiBinarySpace,
     MultiDiscreteSpace,
 )
-from policies.encoders import ENCODERS, chosen_encoders, create_encoder
+from policies.encoders import ENCODERS, chosen_encoders, create_encoder, scaled, torch_scaled
 from policies.encoders.conv import layers
 from policies.forward import EncodedForward, policy_outputs, values
 from policies.initial import initial_checkpoint
@@ -157,16 +157,23 @@ def test_a_spec_travels_in_json():
         dataclasses.replace(spec, observation_shape=(3,))
 
 
-def test_only_real_numbers_are_normalized_and_only_pixels_scaled():
+def test_bytes_stay_bytes_until_the_encoder():
+    for space in (ImageSpace(shape=(3, 3, 1)), DiscreteSpace(n=9)):
+        spec, rows = spec_of(space), sample(space, 4)
+        assert network_inputs(spec, RunningStatistics.empty(0), rows).dtype == np.uint8
+        seen = scaled(space, rows)
+        np.testing.assert_array_equal(seen, rows / np.float32(255 if isinstance(space, ImageSpace) else 1))
+        np.testing.assert_array_equal(seen, torch_scaled(space, torch.from_numpy(rows)).numpy())
+
+
+def test_only_real_numbers_are_normalized():
     spec, rows = spec_of(MIXED), sample(MIXED, 50)
     statistics = RunningStatistics.of(real_numbers(spec, rows))
     assert statistics.mean.shape == (spec.statistics,) == (5,)
     seen = network_inputs(spec, statistics, rows)
     for leaf in MIXED.leaves:
         given, found = rows[:, leaf.start : leaf.stop], seen[:, leaf.start : leaf.stop]
-        if isinstance(leaf.space, ImageSpace):
-            np.testing.assert_array_equal(found, given / np.float32(255))
-        elif leaf.space.counts:
+        if leaf.space.counts:
             np.testing.assert_array_equal(found, given)
         else:
             np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)

@@ -366,3 +366,56 @@ def test_final_parts_stand_apart():
     file = io.BytesIO()
     np.savez(file, **arrays, meta=json.dumps(told.header | {"terminated": False, "truncated": True}))
     np.testing.assert_array_equal(read("e.npz", file.getvalue()).obs, read(*as_npz(told)).obs)
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"obs": np.zeros((T + 1, 2))}, "obs"),
+        ({"final_obs": np.zeros(2)}, "final_obs"),
+        ({"final_obs.on": np.zeros(2)}, "final_obs"),
+        ({"obs.on": None}, "obs"),
+        ({"obs.more": np.zeros(T + 1)}, "obs"),
+        ({"obs.on": np.zeros((T + 1, 3))}, "obs.on"),
+        ({"obs.on": np.zeros((T, 2))}, "obs.on"),
+        ({"obs.arm.1": np.full((T + 1, 2), 1e39)}, "obs[0]"),
+    ],
+)
+def test_parts_that_do_not_fit_together(form, changes, field):
+    told = Told("dict", "discrete", {})
+    arrays = {name: array for name, array in (told.arrays() | changes).items() if array is not None}
+    told.arrays = lambda: arrays
+    assert bad(form, told).field == field
+
+
+def test_final_parts_alone():
+    told = Told("box", "discrete", {})
+    arrays = told.arrays() | {"final_obs.x": np.zeros(2)}
+    told.arrays = lambda: arrays
+    assert bad("npz", told).field == "final_obs.x" or bad("npz", told).reason == "bad_value"
+
+
+@pytest.mark.parametrize(
+    "obs",
+    [
+        {"a": 1e39},
+        {"a": 10**30},
+        {"a": "x"},
+        {"a": None},
+        {"a": []},
+        {},
+        {"": 1},
+        {"a.b": 1},
+        {"a": {}},
+        {str(i): 0.5 for i in range(300)},
+        [{"a": 1}, {}],
+    ],
+)
+def test_nested_json_that_is_no_observation(obs):
+    told = Told("box", "discrete", {})
+    del told.header["observation_space"]
+    told.obs = [obs] * (T + 1)
+    problem = bad("jsonl", told)
+    assert problem.reason in {"bad_value", "bad_shape", "not_finite"}
+    assert problem.accepted
