@@ -1,7 +1,9 @@
 """What can go wrong around the learner; each error knows the exit code of a command that ends with it.
 
-LearnerdError         1
-└── ConfigError       6, carries one ConfigProblem per wrong key
+LearnerdError             1
+├── ConfigError           6, carries one ConfigProblem per wrong key
+└── ExportError           1, a version cannot be written in a format
+    └── LossyExportError  1, not without a loss; says which
 """
 
 from collections.abc import Sequence
@@ -53,3 +55,26 @@ class ConfigError(LearnerdError):
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+class ExportError(LearnerdError):
+    """A version cannot be written in a format; the text says why, and what can be."""
+
+
+class LossyExportError(ExportError):
+    """A version cannot be written in a format without losing something, and nobody has agreed to that.
+
+    Attributes:
+        version: which one.
+        format_name: which format.
+        loss: what would be lost.
+    """
+
+    def __init__(self, *, version: int, format_name: str, loss: str) -> None:
+        super().__init__(
+            f"version {version} as {format_name} is not what was published: {loss}; "
+            "accepted: --lossy (in the configuration: [export] lossy = true)"
+        )
+        self.version = version
+        self.format_name = format_name
+        self.loss = loss

@@ -22,6 +22,7 @@ COMMANDS = (
     "replay",
     "config",
     "versions",
+    "export",
     "doctor",
     "service",
     "import",

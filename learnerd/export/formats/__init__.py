@@ -1,0 +1,1 @@
+"""Formats, a module each: ``encode(source, observations) -> Exported``; registered in ``learnerd.export``."""
