@@ -21,6 +21,7 @@ from learnerd.config_tables import (
     Batch,
     Daemon,
     Disk,
+    Export,
     History,
     Learner,
     Merge,
@@ -37,6 +38,7 @@ from learnerd.config_tables import (
     split_address,
 )
 from learnerd.errors import ConfigError, ConfigProblem
+from learnerd.export import EXACT, FORMATS
 
 __all__ = ["TEMPLATE", "Config", "ConfigError", "ConfigProblem", "find_config", "load_config"]
 
@@ -60,6 +62,7 @@ class Config(Table):
     stability: Stability = Stability()
     rollback: Rollback = Rollback()
     store: Store = Store()
+    export: Export = Export()
     archive: Retention = Retention()
     quarantine: QuarantineRetention = QuarantineRetention()
     schedule: Schedule = Schedule()
@@ -94,6 +97,10 @@ class Config(Table):
             # It learns from archived episodes as if the newest policy had acted in them.
             raise _across("batch", "reuse", json.dumps(self.batch.reuse), '1.0 with algorithm "reinforce"')
         self._check_policy()
+        lossy = [name for name in self.export.formats if FORMATS[name].lossy]
+        if lossy and not self.export.lossy:
+            accepted = f"exact ones ({', '.join(EXACT)}), or lossy = true too"
+            raise _across("export", "formats", json.dumps(self.export.formats), accepted)
         if self.telemetry.http and self.telemetry.token_file is None:
             host, _ = split_address(self.telemetry.http)
             if not ip_address(host).is_loopback:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from learnerd.config_spaces import ACCEPTED_ACTION, ACCEPTED_OBSERVATION, Action, Observation
 from learnerd.cron import Cron
+from learnerd.export import FORMATS
 from learnerd.windows import Window
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def _check_cron(text: str) -> str:
 def _check_window(text: str) -> str:
     Window.parse(text)
     return text
+
+
+def _check_formats(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or len(set(names)) < len(names):
+        raise ValueError(f"{unknown[0]!r} is no format" if unknown else "a format is named twice")
+    return names
 
 
 def _check_address(text: str) -> str:
@@ -93,6 +101,12 @@ Address = Annotated[
 
 WindowText = Annotated[str, AfterValidator(_check_window)]
 WINDOWS = 'a list of windows, each a cron line, "for" and at most 7d, such as ["0 18 * * mon-fri for 6h"]'
+Formats = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_to_tuple),
+    AfterValidator(_check_formats),
+    Field(description=f"a list of {', '.join(FORMATS)}, each once"),
+]
 
 
 class Table(BaseModel):
@@ -281,6 +295,13 @@ class Store(Table):
     keep_every: CountOrZero = 100
     keep_minutes: PositiveOrZero = 10.0
     keep_bytes: Count = 10_737_418_240
+
+
+class Export(Table):
+    """Which files are written beside each version, for clients that do not compute it themselves."""
+
+    formats: Formats = ()
+    lossy: bool = False
 
 
 class Retention(Table):

@@ -1,7 +1,9 @@
-"""Observers: history, TensorBoard and dashboard; none of them can hold up or end the daemon."""
+"""Observers: history, TensorBoard, exports and dashboard; none of them can hold up or end the daemon."""
 
 from learnerd.config import Config
 from learnerd.dashboard.process import DashboardProcess
+from learnerd.export.exporter import Exporter
+from learnerd.export.folder import FOLDER as EXPORTS
 from learnerd.history import DAMAGED_NAME, FILE_NAME, History, Row
 from learnerd.recorder import Recorder
 from learnerd.telemetry import Telemetry
@@ -18,6 +20,7 @@ class Observers:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._recorders: dict[str, Recorder] = {}
+        self._exporter: Exporter | None = None
         self._dashboard: DashboardProcess | None = None
 
     def start(self) -> None:
@@ -27,6 +30,8 @@ class Observers:
         self._recorders["history"] = history
         if telemetry.tensorboard:
             self._recorders["tensorboard"] = Recorder(TensorBoardEvents(state), name="tensorboard")
+        if self._config.export.formats:
+            self._exporter = Exporter(self._config)
         if telemetry.http:
             self._dashboard = DashboardProcess(self._config)
 
@@ -34,15 +39,16 @@ class Observers:
         """Tell of a cycle; returns at once."""
         for recorder in self._recorders.values():
             recorder.put(row)
+        if self._exporter is not None:
+            self._exporter.look()
 
     def report_to(self, telemetry: Telemetry) -> None:
         """Raise and clear their alarms."""
         for name, recorder in self._recorders.items():
             problem = recorder.problem
             place = self._config.paths.state / (FILE_NAME if name == "history" else FOLDER_NAME)
-            text = None if problem is None else f"{type(problem).__name__}: {problem}"
             remedy = f"free space, or mend {place}; learning goes on without it"
-            _sync(telemetry, f"{name}_not_written", text, remedy)
+            _sync(telemetry, f"{name}_not_written", _text(problem), remedy)
             if recorder.put_aside is not None:
                 telemetry.raise_alarm(
                     "history_damaged",
@@ -50,6 +56,11 @@ class Observers:
                     "nothing but curves is lost; have an eye on the disk",
                     level="notice",
                 )
+        if self._exporter is not None:
+            remedy = (
+                f"mend {self._config.paths.state / EXPORTS}, or change [export]; learning goes on without it"
+            )
+            _sync(telemetry, "exports_not_written", _text(self._exporter.problem), remedy)
         if self._dashboard is not None:
             remedy = "choose another [telemetry] http, or mend token_file; learning goes on without it"
             _sync(telemetry, "dashboard_down", self._dashboard.problem, remedy)
@@ -59,9 +70,16 @@ class Observers:
         for recorder in self._recorders.values():
             recorder.close()
         self._recorders.clear()
+        if self._exporter is not None:
+            self._exporter.close()
+            self._exporter = None
         if self._dashboard is not None:
             self._dashboard.close()
             self._dashboard = None
+
+
+def _text(problem: Exception | None) -> str | None:
+    return None if problem is None else f"{type(problem).__name__}: {problem}"
 
 
 def _sync(telemetry: Telemetry, name: str, message: str | None, remedy: str) -> None:

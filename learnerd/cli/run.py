@@ -6,6 +6,7 @@ import typer
 
 from learnerd import log
 from learnerd.cli.options import ConfigOption, read_config
+from learnerd.export.packages import require_packages
 from learnerd.tensorboard_events import require_tensorboard
 from learnerd.threads import pin_threads
 
@@ -25,6 +26,7 @@ def command(
     settings = read_config(ctx, config)
     if settings.telemetry.tensorboard:
         require_tensorboard(settings.file)
+    require_packages(settings.export.formats, settings.file)
     log.configure(form=settings.telemetry.log, level=settings.telemetry.level)
     pin_threads(settings)
     from learnerd.daemon import run  # noqa: PLC0415 - loads torch

@@ -1,13 +1,12 @@
 """Encoding: a version in one of the formats, or a reason why not."""
 
 import importlib
-import importlib.util
 
 import numpy as np
 from numpy.typing import NDArray
 
 from learnerd.errors import ExportError, LossyExportError
-from learnerd.export import FORMATS
+from learnerd.export.packages import missing_packages
 from learnerd.export.source import Exported, Source
 
 
@@ -32,9 +31,3 @@ def encode(name: str, source: Source, observations: NDArray[np.float32], *, loss
     if exported.loss and not lossy:
         raise LossyExportError(version=source.version, format_name=name, loss=exported.loss)
     return exported
-
-
-def missing_packages(names: list[str]) -> list[str]:
-    """What formats import and is not installed."""
-    needed = sorted({package for name in names for package in FORMATS[name].packages})
-    return [package for package in needed if importlib.util.find_spec(package) is None]

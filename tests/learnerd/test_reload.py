@@ -27,6 +27,7 @@ OTHER = {
     ("learner", "optimizer"): '"sgd"',
     ("daemon", "name"): '"other"',
     ("telemetry", "http_names"): '["box.lan"]',
+    ("export", "formats"): '["npz"]',
     ("batch", "reuse"): "2.0",
     ("schedule", "compact"): '"0 4 * * *"',
     ("schedule", "train"): '["0 1 * * * for 5h"]',
