@@ -94,18 +94,20 @@ def load_version(folder: Path) -> Policy:
         raise ValueError("model.safetensors does not have the sha256 that its manifest names")
     arrays = safetensors.numpy.load(data)
     spec = manifest["spec"]
-    normalization = None
-    count = arrays["normalizer.count"][0]
-    if spec["normalize"] and count > 0:
-        std = np.sqrt(arrays["normalizer.m2"] / count + 1e-8)
-        normalization = arrays["normalizer.mean"].astype(np.float32), std.astype(np.float32)
     n_layers = len(spec["hidden"]) + 1
     return Policy(
         version=manifest["version"],
         layers=[(arrays[f"policy.{i}.weight"], arrays[f"policy.{i}.bias"]) for i in range(n_layers)],
         activation=_activation(spec),
-        normalization=normalization,
+        normalization=_normalization(arrays) if spec["normalize"] else None,
     )
+
+
+def _normalization(arrays: dict[str, Array]) -> tuple[Array, Array]:
+    count, mean, m2 = (arrays[f"normalizer.{name}"] for name in ("count", "mean", "m2"))
+    if count[0] == 0:  # no observation has been learned from yet
+        return np.zeros_like(mean, np.float32), np.ones_like(mean, np.float32)
+    return mean.astype(np.float32), np.sqrt(m2 / count[0] + 1e-8).astype(np.float32)
 
 
 def _activation(spec: dict[str, Any]) -> Callable[[Array], Array]:
