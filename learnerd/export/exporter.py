@@ -12,7 +12,7 @@ from learnerd.export import FORMATS
 from learnerd.export.encoding import encode
 from learnerd.export.folder import ExportFolder
 from learnerd.export.observations import drawn
-from learnerd.export.source import read_source
+from learnerd.export.source import Source, read_source
 from learnerd.versions import numbers
 from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
 from policies.manifest import read_current
@@ -41,8 +41,7 @@ class Exporter:
         self._lossy = config.export.lossy
         self._folder = ExportFolder(self._state)
         self._retry_s = retry_s
-        self._whole: set[int] = set()
-        self._damaged: set[int] = set()
+        self._done: dict[int, bool] = {}  # each version that was looked at: whether its export is whole
         self._seen: tuple[int, int] | None = None
         self._due, self._stop = threading.Event(), threading.Event()
         self.problem: Exception | None = None
@@ -91,34 +90,41 @@ class Exporter:
             self.problem = error
 
     def _catch_up(self) -> None:
-        """Export what is missing, newest first; nothing above what clients act with."""
-        current = read_current(self._state) or 0
-        there = numbers(self._state)
-        for version in reversed([number for number in there if number <= current]):
-            if version not in self._whole and version not in self._damaged:
-                self._export(version)
-                self._point(current)
+        """Export what is missing, newest first; look again after each, for a newer one may be there."""
+        while (version := self._missing()) is not None:
+            self._export(version)
+            self._point()
             if self._stop.is_set():
-                break
-        self._point(current)
+                return
+        self._point()
+        there = numbers(self._state)
         for version in self._folder.versions():
             if version not in there and version != self._folder.current():
                 self._folder.remove(version)
-        self._whole.intersection_update(there)
-        self._damaged.intersection_update(there)
+        self._done = {version: is_whole for version, is_whole in self._done.items() if version in there}
+
+    def _missing(self) -> int | None:
+        """The newest version to look at: nothing above what clients act with; at the end, none but that."""
+        current = read_current(self._state) or 0
+        there = [number for number in numbers(self._state) if number <= current]
+        if self._stop.is_set():
+            there = there[-1:]
+        return max(set(there) - self._done.keys(), default=None)
 
     def _export(self, version: int) -> None:
-        if self._folder.is_whole(version, self._formats):
-            self._whole.add(version)
-            return
-        try:
-            source = read_source(self._state, version)
-        except VersionDamaged as error:
-            log.warning("not_exported", version=version, error=str(error))
-            self._damaged.add(version)
-            return
-        except (NotAVersion, VersionPruned):
-            return
+        """Write one export unless it is whole; a version that is damaged or gone has none."""
+        is_whole = self._folder.is_whole(version, self._formats)
+        if not is_whole:
+            try:
+                self._write(read_source(self._state, version))
+                is_whole = True
+            except VersionDamaged as error:
+                log.warning("not_exported", version=version, error=str(error))
+            except (NotAVersion, VersionPruned):
+                pass
+        self._done[version] = is_whole
+
+    def _write(self, source: Source) -> None:
         rows = drawn(source)
         exported = {name: encode(name, source, rows, lossy=self._lossy) for name in self._formats}
         files = {FORMATS[name].file: one.data for name, one in exported.items()}
@@ -126,11 +132,12 @@ class Exporter:
             name: {"file": FORMATS[name].file, "loss": one.loss, **one.facts}
             for name, one in exported.items()
         }
-        self._folder.write(version, files, {"model_sha256": source.model_sha256, "formats": formats})
-        self._whole.add(version)
+        self._folder.write(source.version, files, {"model_sha256": source.model_sha256, "formats": formats})
 
-    def _point(self, current: int) -> None:
-        """Let clients go to the newest whole export that is no newer than ``current``."""
-        newest = max((version for version in self._whole if version <= current), default=None)
+    def _point(self) -> None:
+        """Let clients go to the newest whole export that is no newer than what others act with."""
+        current = read_current(self._state) or 0
+        whole = [version for version, is_whole in self._done.items() if is_whole and version <= current]
+        newest = max(whole, default=None)
         if newest is not None and newest != self._folder.current():
             self._folder.point_to(newest)

@@ -154,6 +154,7 @@ def test_no_failure_of_an_export_reaches_the_learner(site, drop):
         document = json.loads((site.state / "status.json").read_bytes())
         return {alarm["id"]: alarm for alarm in document["alarms"]}
 
+    drop()  # the status is written with the next cycle
     site.wait(lambda: "exports_not_written" in alarms(), what="the alarm")
     assert "learning goes on without it" in alarms()["exports_not_written"]["remedy"]
     assert process.poll() is None
@@ -175,6 +176,23 @@ def test_versions_of_others_are_exported_too_newest_first(site, exporter, export
     assert written == [3, 2, 1]
     publish(site.state)
     site.wait(lambda: exports.current() == 4, what="the next")
+
+
+def test_a_newer_version_does_not_wait_for_the_older_ones(site, exporter, exports, monkeypatch):
+    publish(site.state, 6)
+    written = []
+    write = ExportFolder.write
+
+    def slowly(self, version, *rest):
+        if not written:
+            publish(site.state)  # while the first export is written
+        written.append(version)
+        write(self, version, *rest)
+
+    monkeypatch.setattr(ExportFolder, "write", slowly)
+    exporter()
+    site.wait(lambda: len(written) == 7, what="all exports")
+    assert written == [6, 7, 5, 4, 3, 2, 1]
 
 
 def test_current_never_names_what_is_not_there(site, exporter, exports):
