@@ -85,14 +85,13 @@ def _read(state: Path, version: int | None) -> "Source":
 def _encode(settings: "Config", chosen: str, source: "Source", *, lossy: bool) -> "tuple[Exported, str]":
     """The file, and where the observations came from on which it was measured."""
     from learnerd.export.encoding import encode  # noqa: PLC0415 - loads NumPy
-    from learnerd.export.observations import archived, drawn  # noqa: PLC0415
+    from learnerd.export.observations import archived  # noqa: PLC0415
 
     observations: NDArray[Any] | None = None
     if FORMATS[chosen].lossy:
         observations = archived(settings.paths.spool / "archive", source)
     origin = "made up" if observations is None else "archived"
-    rows = drawn(source) if observations is None else observations
-    return encode(chosen, source, rows, lossy=lossy), origin
+    return encode(chosen, source, observations, lossy=lossy), origin
 
 
 def _document(
@@ -105,9 +104,8 @@ def _document(
         "version": source.version,
         "bytes": len(exported.data),
         "sha256": hashlib.sha256(exported.data).hexdigest(),
-        "loss": exported.loss,
         "measured_on": origin if "difference" in exported.facts else None,
-        **exported.facts,
+        **exported.told(),
     }
 
 

@@ -10,13 +10,16 @@ from learnerd.export.packages import missing_packages
 from learnerd.export.source import Exported, Source
 
 
-def encode(name: str, source: Source, observations: NDArray[np.float32], *, lossy: bool) -> Exported:
+def encode(
+    name: str, source: Source, observations: NDArray[np.float32] | None = None, *, lossy: bool
+) -> Exported:
     """One version in the format ``name``.
 
     Args:
         name: a key of ``FORMATS``.
         source: the version.
-        observations: [n, *observation_shape], on which an inexact format is compared with what was published.
+        observations: [n, *observation_shape], on which an inexact format is compared with what was published;
+            None: made up.
         lossy: whether it may differ from what was published.
 
     Raises:

@@ -11,7 +11,6 @@ from learnerd.errors import ExportError
 from learnerd.export import FORMATS
 from learnerd.export.encoding import encode
 from learnerd.export.folder import ExportFolder
-from learnerd.export.observations import drawn
 from learnerd.export.source import Source, read_source
 from learnerd.versions import numbers
 from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
@@ -125,13 +124,9 @@ class Exporter:
         self._done[version] = is_whole
 
     def _write(self, source: Source) -> None:
-        rows = drawn(source)
-        exported = {name: encode(name, source, rows, lossy=self._lossy) for name in self._formats}
+        exported = {name: encode(name, source, lossy=self._lossy) for name in self._formats}
         files = {FORMATS[name].file: one.data for name, one in exported.items()}
-        formats = {
-            name: {"file": FORMATS[name].file, "loss": one.loss, **one.facts}
-            for name, one in exported.items()
-        }
+        formats = {name: {"file": FORMATS[name].file, **one.told()} for name, one in exported.items()}
         self._folder.write(source.version, files, {"model_sha256": source.model_sha256, "formats": formats})
 
     def _point(self) -> None:

@@ -55,6 +55,10 @@ class Exported:
     facts: Mapping[str, Any] = field(default_factory=dict)
     loss: str = ""
 
+    def told(self) -> dict[str, Any]:
+        """What is said of it."""
+        return {"loss": self.loss, **self.facts}
+
 
 def read_source(state: Path, version: int) -> Source:
     """Read a version with every hash checked; raises as ``policies.manifest.read_actor``."""

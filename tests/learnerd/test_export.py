@@ -122,7 +122,7 @@ def test_onnx_says_what_torch_says(given_spec, data):
 
 def test_an_onnx_file_names_its_version_shapes_and_opset():
     source = make_source(shape=(3, 2))
-    exported = encode("onnx", source, drawn(source), lossy=False)
+    exported = encode("onnx", source, lossy=False)
     assert exported.loss == ""
     assert exported.facts["opset"] == 17
     assert exported.facts["inputs"] == {"obs": "float32 [batch, 3, 2]", "mask": "bool [batch, 3]"}
@@ -143,7 +143,7 @@ def test_an_onnx_file_names_its_version_shapes_and_opset():
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_the_same_version_gives_the_same_bytes(name):
     source = make_source()
-    first, second = (encode(name, source, drawn(source), lossy=True).data for _ in range(2))
+    first, second = (encode(name, source, lossy=True).data for _ in range(2))
     assert first == second
 
 
@@ -151,7 +151,7 @@ def test_the_same_version_gives_the_same_bytes(name):
 @pytest.mark.parametrize("name", ["safetensors", "npz"])
 def test_the_plain_formats_hold_what_was_published(name, action):
     source = make_source(action=action)
-    data = encode(name, source, drawn(source), lossy=False).data
+    data = encode(name, source, lossy=False).data
     if name == "npz":
         arrays = dict(np.load(io.BytesIO(data), allow_pickle=False))
         facts = json.loads(str(arrays.pop("meta")))
@@ -220,8 +220,8 @@ def test_an_export_that_is_not_exact_says_so(monkeypatch):
         lambda graph, name, weight: graph.constant(name, other.weights[name]),
     )
     with pytest.raises(LossyExportError, match=r"outputs differ by up to .* rounding explains"):
-        encode("onnx", source, drawn(source), lossy=False)
-    assert encode("onnx", source, drawn(source), lossy=True).loss.startswith("its outputs differ")
+        encode("onnx", source, lossy=False)
+    assert encode("onnx", source, lossy=True).loss.startswith("its outputs differ")
 
 
 def test_a_network_of_another_kind_is_refused_by_name():
@@ -231,6 +231,15 @@ def test_a_network_of_another_kind_is_refused_by_name():
         ExportError, match=r"version 7 .*policy\.embedding\.weight is \(5, 3\), expected None"
     ):
         encode("onnx", dataclasses.replace(source, weights=weights), drawn(source), lossy=True)
+
+
+def test_a_field_that_may_change_the_arithmetic_is_refused_by_name(monkeypatch):
+    source = make_source()
+    further = {**source.spec.to_json(), "observation": {"kind": "image"}}
+    monkeypatch.setattr(PolicySpec, "to_json", lambda spec: further)
+    with pytest.raises(ExportError, match=r"the policy has observation .*image.*, expected none"):
+        encode("onnx", source, lossy=True)
+    assert encode("safetensors", source, lossy=False).data
 
 
 def test_a_space_of_another_kind_is_refused_by_name():
@@ -247,8 +256,8 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     source = make_source()
     with pytest.raises(ExportError, match=r"onnx needs onnx and onnxruntime; .*learnerd\[onnx\]"):
-        encode("onnx", source, drawn(source), lossy=False)
-    assert encode("npz", source, drawn(source), lossy=False).data
+        encode("onnx", source, lossy=False)
+    assert encode("npz", source, lossy=False).data
 
 
 def test_drawn_observations_follow_the_statistics():
@@ -292,7 +301,7 @@ def test_the_command_writes_the_version_that_clients_act_with(learned):
     assert told["sha256"] == hashlib.sha256(data).hexdigest()
     assert told["loss"] == ""
     source = read_source(learned.state, 2)
-    assert data == encode("onnx", source, drawn(source), lossy=False).data
+    assert data == encode("onnx", source, lossy=False).data
 
 
 def test_the_command_takes_a_version_and_a_format(learned, invoke):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from learnerd.export.source import Exported, Source
 
 
-def encode(source: Source, observations: NDArray[np.float32]) -> Exported:  # noqa: ARG001 - it is exact
+def encode(source: Source, observations: NDArray[np.float32] | None) -> Exported:  # noqa: ARG001 - it is exact
     """The version's own arrays; the facts are the JSON string ``meta``."""
     statistics = source.normalizer
     stream = io.BytesIO()

@@ -10,7 +10,7 @@ from learnerd.export.onnx_model import build, outputs_of
 from learnerd.export.source import Exported, Source
 
 
-def encode(source: Source, observations: NDArray[np.float32]) -> Exported:  # noqa: ARG001 - it is exact
+def encode(source: Source, observations: NDArray[np.float32] | None) -> Exported:  # noqa: ARG001 - it is exact
     """The version as ONNX; run once in onnxruntime, on made-up observations, before it is given out."""
     data, facts = build(source, _as_it_is)
     probes = drawn(source)

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from learnerd.export.graph import Graph
 from learnerd.export.measure import differences
+from learnerd.export.observations import drawn
 from learnerd.export.onnx_model import build, outputs_of
 from learnerd.export.source import Exported, Source
 
 LEVELS = 127.0
 
 
-def encode(source: Source, observations: NDArray[np.float32]) -> Exported:
-    """The version with 8-bit weights, and how far it is off on ``observations`` [n, *observation_shape]."""
+def encode(source: Source, observations: NDArray[np.float32] | None) -> Exported:
+    """The version with 8-bit weights, and how far it is off on ``observations``; None: on made-up ones."""
     data, facts = build(source, _quantized)
-    found = differences(source, observations, outputs_of(data, source, observations))
+    rows = drawn(source) if observations is None else observations
+    found = differences(source, rows, outputs_of(data, source, rows))
     return Exported(data=data, facts=facts | {"difference": found}, loss=_loss(found))
 
 

@@ -9,12 +9,17 @@ from learnerd.export.source import Source
 from policies.normalizer import CLIP
 from policies.spec import LAYER_NORM_EPSILON
 
+UNDERSTOOD = {"observation_shape", "action", "hidden", "activation", "normalize", "layer_norm"}
+"""Fields of a spec; one that is not among them may change what is computed."""
+
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu"}
 
 
 def refusal(source: Source) -> str:
-    """Why this is no perceptron; "" when it is one. The weights themselves are asked."""
+    """Why this is no perceptron of vectors; "" when it is one. The weights themselves are asked."""
     spec, weights = source.spec, source.weights
+    if further := sorted(spec.to_json().keys() - UNDERSTOOD):
+        return f"the policy has {further[0]} {spec.to_json()[further[0]]}, expected none"
     widths = (spec.inputs, *spec.hidden, spec.action.outputs)
     expected = {"log_std": weights["log_std"].shape} if "log_std" in weights else {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
