@@ -78,7 +78,7 @@ def by_torch(source, obs, mask=None):
 specs = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 1000),
-        "shape": st.sampled_from([(1,), (4,), (3, 2), ()]),
+        "shape": st.sampled_from([(1,), (4,), (3, 2), (2, 1, 2)]),
         "action": st.sampled_from(
             [DiscreteSpace(n=1), DISCRETE, DiscreteSpace(n=40), ContinuousSpace(size=2)]
         ),
