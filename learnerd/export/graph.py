@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
 IR_VERSION = 8
@@ -22,6 +22,8 @@ class Graph:
     Args:
         matrix: how weight matrices are stored.
     """
+
+    FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
@@ -42,6 +44,13 @@ class Graph:
         out = out or f"{kind.lower()}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [out], name=out, **attributes))
         return out
+
+    def split(self, rows: str, widths: tuple[int, ...]) -> list[str]:
+        """Cut columns into parts of these widths."""
+        names = [f"part_{len(self._nodes)}_{i}" for i in range(len(widths))]
+        cuts = self.constant(f"{names[0]}.widths", widths, "int64")
+        self._nodes.append(helper.make_node("Split", [rows, cuts], names, name=names[0], axis=1))
+        return names
 
     def model(
         self, *, inputs: list[Any], outputs: list[Any], version: int, producer: str, facts: dict[str, str]

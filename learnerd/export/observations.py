@@ -19,9 +19,15 @@ def drawn(source: Source, rows: int = ROWS) -> Rows:
     rng = np.random.default_rng(0)
     mean, inverse = source.normalizer.scale()
     spread = rng.choice(SPREADS, (rows, 1))
-    flat: Rows = (mean + rng.standard_normal((rows, source.spec.inputs)) * spread / inverse).astype(
-        np.float32
-    )
+    real = mean + rng.standard_normal((rows, source.spec.statistics)) * spread / inverse
+    flat, begin = np.empty((rows, source.spec.inputs), np.float32), 0
+    for part in source.spec.parts:
+        _, space, start, stop = part.leaf
+        if space.counts:
+            flat[:, start:stop] = rng.integers(0, space.counts, (rows, space.width))
+        else:
+            flat[:, start:stop] = real[:, begin : begin + space.width]
+            begin += space.width
     return flat.reshape(rows, *source.spec.observation_shape)
 
 

@@ -13,7 +13,7 @@ from learnerd.export.graph import OPSET, Graph, Matrix
 from learnerd.export.graphs import network_of
 from learnerd.export.heads import BATCH, head_of
 from learnerd.export.source import Source
-from policies.spec import DiscreteSpace
+from policies.spec import ContinuousSpace
 
 ERRORS_ONLY = 3
 
@@ -48,8 +48,8 @@ def outputs_of(data: bytes, source: Source, observations: NDArray[np.float32]) -
     options.log_severity_level = ERRORS_ONLY
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     feed: dict[str, Any] = {"obs": observations}
-    if isinstance(source.spec.action, DiscreteSpace):
-        feed["mask"] = np.ones((len(observations), source.spec.action.n), np.bool_)
+    if not isinstance(source.spec.action, ContinuousSpace):
+        feed["mask"] = np.ones((len(observations), source.spec.action.outputs), np.bool_)
     found: NDArray[np.float32] = session.run([session.get_outputs()[0].name], feed)[0]
     return found
 

@@ -248,7 +248,7 @@ def test_a_space_of_another_kind_is_refused_by_name():
 
     source = make_source()
     spec = dataclasses.replace(source.spec, action=Other(n=3))
-    with pytest.raises(ExportError, match="accepted by ONNX exports: discrete or continuous actions"):
+    with pytest.raises(ExportError, match="accepted by ONNX exports: discrete, continuous, multi"):
         encode("onnx", dataclasses.replace(source, spec=spec), drawn(source), lossy=True)
 
 

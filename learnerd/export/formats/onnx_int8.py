@@ -1,7 +1,8 @@
 """ONNX with the weight matrices in 8 bits: a quarter of the bytes, and not exact.
 
-Each row of a matrix is stored as round(w / s) with s = max |w| / 127 (symmetric, per output channel: Jacob
-et al. 2018, section 2.1, without zero points); a DequantizeLinear node multiplies it out when it is loaded.
+Each row of a matrix (each channel of a convolution) is stored as round(w / s) with s = max |w| / 127
+(symmetric, per output channel: Jacob et al. 2018, section 2.1, without zero points); a DequantizeLinear node
+multiplies it out when it is loaded.
 Biases, normalization and activations stay float32.
 """
 
@@ -26,11 +27,11 @@ def encode(source: Source, observations: NDArray[np.float32] | None) -> Exported
 
 
 def _quantized(graph: Graph, name: str, weight: NDArray[np.float32]) -> str:
-    largest = np.abs(weight).max(axis=1)
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
     scale = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1)).astype(np.float32)
-    rounded = np.clip(np.rint(weight / scale[:, None]), -LEVELS, LEVELS)
+    rounded = np.clip(np.rint(weight / scale), -LEVELS, LEVELS)
     stored = graph.constant(f"{name}.int8", rounded, np.int8)
-    return graph.node("DequantizeLinear", stored, graph.constant(f"{name}.scale", scale), axis=0)
+    return graph.node("DequantizeLinear", stored, graph.constant(f"{name}.scale", scale.reshape(-1)), axis=0)
 
 
 def _loss(found: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ from learnerd.errors import ExportError
 from learnerd.export.graph import Graph
 from learnerd.export.source import Source
 
-GRAPHS = ("perceptron",)
+GRAPHS = ("perceptron", "encoded")
 """Each is ``learnerd.export.graphs.<name>`` with the functions of ``Network``."""
 
 

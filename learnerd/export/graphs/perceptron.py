@@ -35,12 +35,34 @@ def refusal(source: Source) -> str:
 
 def build(graph: Graph, source: Source, obs: str) -> str:
     """Add flattening, normalization and layers; y = W_n · act(… act(W_0 x̂ + b_0)) + b_n, [batch, k]."""
-    spec, weights = source.spec, source.weights
+    spec = source.spec
     rows = obs
     if len(spec.observation_shape) != 1:
         rows = graph.node("Reshape", rows, graph.constant("flat", [-1, spec.inputs], "int64"))
     if spec.normalize:
-        rows = _normalize(graph, source, rows)
+        rows = normalized(graph, source, rows, slice(None))
+    return add_layers(graph, source, rows)
+
+
+def normalized(graph: Graph, source: Source, rows: str, columns: slice) -> str:
+    """x̂ = clip((x - mean) / sqrt(var + 1e-8), ±10), with the float32 figures that the learner uses.
+
+    Args:
+        graph: where it is added.
+        source: whose statistics.
+        rows: [batch, width].
+        columns: which of the statistics are theirs.
+    """
+    mean, inverse = (array[columns] for array in source.normalizer.scale())
+    which = "" if columns.start is None else f".{columns.start}"
+    centered = graph.node("Sub", rows, graph.constant(f"normalizer.mean{which}", mean))
+    scaled = graph.node("Mul", centered, graph.constant(f"normalizer.inverse_std{which}", inverse))
+    return graph.node("Clip", scaled, graph.constant("least", -CLIP), graph.constant("most", CLIP))
+
+
+def add_layers(graph: Graph, source: Source, rows: str) -> str:
+    """Add y = W_n · act(… act(W_0 x̂ + b_0)) + b_n behind rows x̂; returns its name, [batch, k]."""
+    spec, weights = source.spec, source.weights
     last = len(spec.hidden)
     for i in range(last + 1):
         weight = graph.matrix(f"policy.{i}.weight", weights[f"policy.{i}.weight"])
@@ -50,14 +72,6 @@ def build(graph: Graph, source: Source, obs: str) -> str:
             sums = _standardize(graph, rows, spec.hidden[i]) if spec.layer_norm else rows
             rows = graph.node(ACTIVATIONS[spec.activation], sums)
     return rows
-
-
-def _normalize(graph: Graph, source: Source, rows: str) -> str:
-    """x̂ = clip((x - mean) / sqrt(var + 1e-8), ±10), with the float32 figures that the learner uses."""
-    mean, inverse = source.normalizer.scale()
-    centered = graph.node("Sub", rows, graph.constant("normalizer.mean", mean))
-    scaled = graph.node("Mul", centered, graph.constant("normalizer.inverse_std", inverse))
-    return graph.node("Clip", scaled, graph.constant("least", -CLIP), graph.constant("most", CLIP))
 
 
 def _standardize(graph: Graph, rows: str, width: int) -> str:
