@@ -33,13 +33,14 @@ def drawn(source: Source, rows: int = ROWS) -> Rows:
 
 def archived(archive: Path, source: Source, rows: int = ROWS) -> Rows | None:
     """The newest ``rows`` archived observations of the policy's shape; None when there is none."""
-    from experience.archive import read_shard  # noqa: PLC0415 - loads pyarrow
+    from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
     from experience.errors import ShardDamaged  # noqa: PLC0415
 
     found: list[Rows] = []
-    for shard in sorted(archive.glob("*/*.parquet"), reverse=True):
+    reader = ArchiveReader(archive)
+    for version in reversed(reader.versions()):
         try:
-            episodes = read_shard(shard)
+            episodes = reader.episodes(version)
         except (OSError, ShardDamaged):
             continue
         shape = source.spec.observation_shape

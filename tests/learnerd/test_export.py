@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -309,6 +310,11 @@ def test_the_command_takes_a_version_and_a_format(learned, invoke):
     assert result.exit_code == 0, result.output
     assert "wrote policy-00000001.npz: version 1" in result.output
     assert sorted(learned.folder.glob("*policy*")) == [learned.folder / "policy-00000001.npz"]
+
+
+def test_without_an_archive_observations_are_made_up(learned):
+    shutil.rmtree(learned.folder / "spool" / "archive")
+    assert archived(learned.folder / "spool" / "archive", read_source(learned.state, 2)) is None
 
 
 def test_the_command_measures_int8_on_what_was_archived(learned, invoke):
