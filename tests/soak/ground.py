@@ -28,6 +28,8 @@ max_chunks = 16
 max_age_s = 3600.0
 max_staleness = 2000
 settle_s = 0.5
+[stability]
+entropy_collapse = "off"
 [store]
 keep_last = 200
 keep_minutes = 1
@@ -37,7 +39,8 @@ keep_bytes = 200000000
 rescan_s = 2.0
 compact = "*/2 * * * *"
 """
-"""Retention and maintenance run all the time; ages and staleness leave room for whatever is done."""
+"""Retention and maintenance run all the time; ages and staleness leave room for whatever is done. The task is
+solved within minutes, so that a policy which tries nothing new any more is right."""
 
 
 class Ground:

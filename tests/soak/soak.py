@@ -24,6 +24,8 @@ GROWTH_MIB = 64.0
 MORE_FDS = 4
 IDLE_S = 600.0
 READY_S = 300.0
+CONSULT_S = 60.0
+"""For alarms that end with the next thing that works."""
 MOST_WAITING = 8000
 """Files in the inbox beyond which no further burst is added: files that wait for an hour are too old."""
 DAY_S = 86_400.0
@@ -254,10 +256,8 @@ class Soak:
 
     def _consult(self) -> None:
         """``doctor`` finds nothing wrong with a daemon that runs and has recovered."""
-        for _ in range(30):
-            findings = self._doctor()
-            if not findings:
-                return
+        until = time.monotonic() + CONSULT_S
+        while (findings := self._doctor()) and time.monotonic() < until:
             time.sleep(1.0)
         self.violations += [f"doctor: {finding}" for finding in findings]
 
