@@ -225,4 +225,4 @@ def test_readme_holds_the_command_that_ci_runs():
     ).stdout
     assert found.count("\n") == 1
     assert "-e '.[test]'" in found
-    assert found.rstrip().endswith("pytest")
+    assert " -m pytest" in found
