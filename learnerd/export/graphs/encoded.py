@@ -12,8 +12,7 @@ from learnerd.export.graph import Graph
 from learnerd.export.graphs.perceptron import add_layers, normalized
 from learnerd.export.source import Source
 from policies.checkpoint import Arrays
-from policies.encoders import conv
-from policies.inputs import PIXEL_MAX
+from policies.encoders import PIXEL_MAX, conv
 from policies.spec import Part
 
 Encode = Callable[[Graph, Part, Arrays, str], str]
