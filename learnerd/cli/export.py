@@ -1,4 +1,4 @@
-"""``learnerd export``: one version as a file for clients of other stacks."""
+"""``learnerd export``: one version as a file for clients of other stacks, or archived episodes."""
 
 import hashlib
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from learnerd import datasets
+from learnerd.cli.export_episodes import export_episodes
 from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
 from learnerd.cli.versions.options import refuse
 from learnerd.exit_codes import ExitCode
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from learnerd.config import Config
     from learnerd.export.source import Exported, Source
 
-CHOICES = tuple(name for name in FORMATS if name != "onnx_int8")
+POLICIES = tuple(name for name in FORMATS if name != "onnx_int8")
+CHOICES = (*POLICIES, *datasets.FORMATS)
 
 
 def command(
@@ -26,7 +29,12 @@ def command(
         int | None, typer.Argument(min=1, metavar="[VERSION]", help="Default: the one that clients act with.")
     ] = None,
     *,
-    name: Annotated[str, typer.Option("--format", help=f"{', '.join(CHOICES)}.")] = "onnx",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--format", help=f"A policy: {', '.join(POLICIES)}; episodes: {', '.join(datasets.FORMATS)}."
+        ),
+    ] = "onnx",
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write it (default: policy-<version>.<format>)."),
@@ -36,12 +44,20 @@ def command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a version as ONNX, safetensors or npz; needs no running daemon.
+    """Write a version as ONNX, safetensors or npz, or archived episodes; needs no running daemon.
+
+    Episodes go to --out, a file or the name of a Minari dataset: those that VERSION learned, or all.
 
     Exit code 1 when it cannot be written, or not exactly and without --lossy; 9 when there is no version yet.
     """
     chosen = _format(name, int8=int8)
     settings = read_config(ctx, config)
+    if chosen in datasets.FORMATS:
+        if out is None:
+            raise typer.BadParameter(f"--format {chosen} without --out: name a file, or a Minari dataset")
+        archive = settings.paths.spool / "archive"
+        export_episodes(archive, chosen, str(out), version=version, lossy=lossy, as_json=as_json)
+        return
     source = _read(settings.paths.state, version)
     target = Path(f"policy-{source.version:08d}{_suffix(chosen)}") if out is None else out
     if not target.absolute().parent.is_dir():

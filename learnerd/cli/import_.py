@@ -64,8 +64,8 @@ def _look_at(episodes: Iterable[Any], losses: Losses, *, lossy: bool) -> None:
     """Read everything once before the first is deposited."""
     for _ in episodes:
         pass
-    if losses.counts and not lossy:
-        raise ValueError(f"it cannot be imported exactly: {losses}; --lossy imports it so")
+    if not lossy:
+        losses.refuse("--lossy")
 
 
 def _format(source: str, name: str | None) -> str:

@@ -25,6 +25,11 @@ class Losses:
         if when:
             self.counts[text] += 1
 
+    def refuse(self, what: str) -> None:
+        """Raise ValueError when anything is lost; ``what`` names the word that does it all the same."""
+        if self.counts:
+            raise ValueError(f"it cannot be done exactly: {self}; {what} does it so")
+
     def __str__(self) -> str:
         return "; ".join(f"{text} ({count} episodes)" for text, count in sorted(self.counts.items()))
 
@@ -45,11 +50,15 @@ class Format(Protocol):
             OSError, ValueError: it cannot be read.
         """
 
-    def write(self, episodes: "Iterable[Episode]", target: str, losses: Losses) -> int:
-        """Write ``episodes`` to ``target``, which must not exist; return how many.
+    def lost(self, episode: "Episode", losses: Losses) -> None:
+        """Tell what the format has no place for in ``episode``."""
+
+    def write(self, episodes: "Iterable[Episode]", target: str) -> int:
+        """Write ``episodes`` to ``target``; return how many.
 
         Raises:
-            OSError, ValueError: it cannot be written, or they do not fit together.
+            experience.errors.InputError: they do not fit together, naming the episode and the field.
+            OSError, ValueError: it cannot be written.
         """
 
 

@@ -8,7 +8,7 @@ import pyarrow.csv as pc
 
 from experience.durable import write_atomic
 from experience.episode import Episode
-from learnerd.datasets import Losses
+from learnerd.datasets import Losses, tables
 from learnerd.datasets.tables import KEYS, to_episodes, to_table
 
 _TEXT = {name: pa.string() for name in KEYS if name != "segment"}
@@ -28,11 +28,16 @@ def read(source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Epis
     return to_episodes(table, Path(source).name, losses, names)
 
 
-def write(episodes: Iterable[Episode], target: str, losses: Losses) -> int:
+def lost(episode: Episode, losses: Losses) -> None:
+    """Tell what CSV has no place for; see ``Format.lost``."""
+    tables.lost(episode, losses)
+    several = episode.action.ndim > 1 and episode.action.dtype.kind == "i"
+    losses.add("several choices at once: they read back as real numbers", when=several)
+
+
+def write(episodes: Iterable[Episode], target: str) -> int:
     """Write a table; see ``Format.write``."""
-    table, count = to_table(episodes, losses)
-    whole = pa.types.is_integer(table["action.0"].type) if "action.0" in table.column_names else False
-    losses.add("several choices at once: they read back as real numbers", when=whole)
+    table, count = to_table(episodes)
     sink = pa.BufferOutputStream()
     pc.write_csv(table, sink)
     write_atomic(Path(target).absolute(), sink.getvalue())

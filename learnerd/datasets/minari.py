@@ -84,14 +84,30 @@ def _episode(
     )
 
 
-def write(episodes: Iterable[Episode], target: str, losses: Losses) -> int:
+def lost(episode: Episode, losses: Losses) -> None:
+    """Tell what Minari has no place for; see ``Format.lost``."""
+    unseen = len(episode.obs) == episode.n_steps
+    losses.add("no last observation was recorded: the one before stands for it", when=unseen)
+    losses.add("log-probabilities", when=episode.logp is not None)
+    losses.add("masks", when=episode.mask is not None)
+    versions = episode.policy_version_step is not None or bool(episode.policy_version)
+    losses.add("the versions that acted", when=versions)
+    losses.add(
+        "agents and pieces of sessions are episodes of their own",
+        when=bool(episode.agent_id or episode.segment),
+    )
+    losses.add("an end that was never recorded counts as truncated", when=episode.incomplete)
+    losses.add("info", when=episode.info_json is not None and not _is_ours(episode))
+
+
+def write(episodes: Iterable[Episode], target: str) -> int:
     """Write a dataset; see ``Format.write``."""
     remaining = iter(episodes)
     dataset, written, first = None, 0, None
     while chunk := list(islice(remaining, _TOGETHER)):
         first = first or chunk[0]
         spaces = _spaces(first)
-        buffers = [_buffer(episode, first, spaces, losses) for episode in chunk]
+        buffers = [_buffer(episode, first, spaces) for episode in chunk]
         if dataset is None:
             dataset = _begin(target, buffers, _env(first), spaces)
         else:
@@ -135,7 +151,7 @@ def _env(episode: Episode) -> Any:
     return EnvSpec.from_json(text)
 
 
-def _buffer(episode: Episode, first: Episode, spaces: tuple[Any, Any], losses: Losses) -> Any:
+def _buffer(episode: Episode, first: Episode, spaces: tuple[Any, Any]) -> Any:
     for name in ("observation_space", "action_space"):
         if getattr(episode, name) != getattr(first, name):
             raise reject(
@@ -147,8 +163,6 @@ def _buffer(episode: Episode, first: Episode, spaces: tuple[Any, Any], losses: L
     rows = episode.obs
     if len(rows) == episode.n_steps:
         rows = np.concatenate([rows, rows[-1:]])
-        losses.add("no last observation was recorded: the one before stands for it")
-    _count_what_it_has_no_place_for(episode, losses)
     start = getattr(spaces[1], "start", 0)
     ends = np.zeros((2, episode.n_steps), bool)
     ends[:, -1] = episode.terminated, episode.truncated
@@ -161,19 +175,6 @@ def _buffer(episode: Episode, first: Episode, spaces: tuple[Any, Any], losses: L
         truncations=ends[1],
         infos=from_plain(json.loads(episode.info_json or "{}")) if _is_ours(episode) else {},
     )
-
-
-def _count_what_it_has_no_place_for(episode: Episode, losses: Losses) -> None:
-    losses.add("log-probabilities", when=episode.logp is not None)
-    losses.add("masks", when=episode.mask is not None)
-    versions = episode.policy_version_step is not None or bool(episode.policy_version)
-    losses.add("the versions that acted", when=versions)
-    losses.add(
-        "agents and pieces of sessions are episodes of their own",
-        when=bool(episode.agent_id or episode.segment),
-    )
-    losses.add("an end that was never recorded counts as truncated", when=episode.incomplete)
-    losses.add("info", when=episode.info_json is not None and not _is_ours(episode))
 
 
 def _is_ours(episode: Episode) -> bool:

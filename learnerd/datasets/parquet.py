@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 from experience.durable import write_atomic
 from experience.episode import Episode
 from learnerd.datasets import Losses
-from learnerd.datasets.tables import to_episodes, to_table
+from learnerd.datasets.tables import lost, to_episodes, to_table
+
+__all__ = ["lost", "read", "write"]
 
 
 def read(source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Episode]:
@@ -18,9 +20,9 @@ def read(source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Epis
         return to_episodes(file.read(use_threads=False), Path(source).name, losses, names)
 
 
-def write(episodes: Iterable[Episode], target: str, losses: Losses) -> int:
+def write(episodes: Iterable[Episode], target: str) -> int:
     """Write a table; see ``Format.write``."""
-    table, count = to_table(episodes, losses)
+    table, count = to_table(episodes)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_atomic(Path(target).absolute(), sink.getvalue())

@@ -45,10 +45,20 @@ def to_episodes(table: pa.Table, source: str, losses: Losses, names: Mapping[str
         yield _episode({name: column[rows] for name, column in columns.items()}, f"{source}:{number}", losses)
 
 
-def to_table(episodes: Iterable[Episode], losses: Losses) -> tuple[pa.Table, int]:
+def to_table(episodes: Iterable[Episode]) -> tuple[pa.Table, int]:
     """Return the table of ``episodes`` and their number; what one of them does not have is null."""
-    parts = [_rows(episode, losses) for episode in episodes]
+    parts = [_rows(episode) for episode in episodes]
     return pa.concat_tables(parts, promote_options="default"), len(parts)
+
+
+def lost(episode: Episode, losses: Losses) -> None:
+    """Tell what a table has no place for; see ``Format.lost``."""
+    losses.add("the shape of observations", when=episode.obs.ndim > 2)  # noqa: PLR2004 - [T + 1, D]
+    losses.add("an end that was never recorded counts as truncated", when=episode.incomplete)
+    losses.add(
+        "info, tags, seeds, spaces and times",
+        when=bool(episode.info_json or episode.tags or episode.extensions),
+    )
 
 
 def _named(table: pa.Table, source: str, names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
@@ -177,7 +187,7 @@ def _array(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
     return np.asarray(column.to_numpy(), dtype=kind)
 
 
-def _rows(episode: Episode, losses: Losses) -> pa.Table:
+def _rows(episode: Episode) -> pa.Table:
     steps, seen = episode.n_steps, len(episode.obs)
     flat = episode.obs.reshape(seen, -1)
     versions = episode.policy_version_step
@@ -192,12 +202,6 @@ def _rows(episode: Episode, losses: Losses) -> pa.Table:
             versions if versions is not None else np.full(steps, episode.policy_version)
         )
     columns |= {name: pa.repeat(getattr(episode, name), seen) for name in ("terminated", "truncated")}
-    losses.add("the shape of observations", when=episode.obs.ndim > 2)  # noqa: PLR2004 - [T + 1, D]
-    losses.add("an end that was never recorded counts as truncated", when=episode.incomplete)
-    losses.add(
-        "info, tags, seeds, spaces and times",
-        when=bool(episode.info_json or episode.tags or episode.extensions),
-    )
     return pa.table({name: _padded(values, seen) for name, values in columns.items()})
 
 

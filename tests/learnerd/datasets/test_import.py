@@ -26,6 +26,11 @@ def test_a_table_is_learned_from_and_again_it_is_a_duplicate(site):
     }
     assert site.learnerd("run", "--until-idle").returncode == 0
     assert site.status()["episodes"]["learned"] == 300
+    exported = site.learnerd("export", "--format", "csv", "--out", "back.csv")
+    assert exported.returncode == 0, exported.stderr
+    assert len((site.folder / "back.csv").read_text().splitlines()) == 1 + 1200
+    assert site.learnerd("export", "--format", "csv").returncode == 2
+    assert site.learnerd("export", "99", "--format", "csv", "--out", "none.csv").returncode == 9
     assert site.learnerd("import", "log.csv").stdout.startswith("300 episodes, 1200 steps, in 2 files")
     assert site.learnerd("run", "--until-idle").returncode == 0
     assert site.status()["episodes"]["learned"] == 300
