@@ -73,7 +73,7 @@ def _held_back(config: Config) -> ExitCode | None:
     schedule.look()
     for hold in schedule.holds:
         remedy = "`learnerd resume` first" if hold.why == "paused" else schedule.concerns[0].remedy
-        log.warning(hold.why, message=hold.message, remedy=remedy)
+        log.warning("held", why=hold.why, message=hold.message, remedy=remedy)
     return schedule.exit_code() if schedule.held else None
 
 

@@ -76,6 +76,7 @@ class Intake:
         self._retries: list[Retry] = []
         self._known: set[str] = set()
         self._stuck: set[str] = set()
+        self._robbed = False
         self._settled_at_s = 0.0
 
     @property
@@ -122,6 +123,7 @@ class Intake:
         waiting = [file for file in self._spool.waiting() if not only_known or file.name in self._known]
         self._known = {file.name for file in waiting}
         self._stuck &= self._known
+        self._robbed = False
         ready = self._settling.ready(
             waiting,
             complete=self._backlog.names,
@@ -232,7 +234,12 @@ class Intake:
         except FileNotFoundError:
             if not claim.path.parent.is_dir():
                 raise
-            log.warning("claim_removed", file=claim.name, remedy="somebody took it back; it is not learned")
+            if not self._robbed:
+                log.warning(
+                    "claims_removed", remedy="somebody took files back that were claimed; none is learned"
+                )
+            self._robbed = True  # until the next scan
+            log.debug("claim_removed", file=claim.name)
             return None
 
     def _job(self, claim: Claim) -> DecodeJob:

@@ -200,8 +200,6 @@ class Reporter:
         for name in SCHEDULE_ALARMS - {concern.id for concern in concerns}:
             self._telemetry.clear_alarm(name)
         for concern in concerns:
-            if concern.id not in self._telemetry.alarms:
-                log.warning(concern.id, message=concern.message, remedy=concern.remedy)
             self._telemetry.raise_alarm(concern.id, concern.message, concern.remedy)
         if self._telemetry.state != "starting":
             self.write_status()
