@@ -3,6 +3,7 @@
 PolicyError
 ├── NoPolicyYet        no version has been published
 ├── WrongSpaces        the policy observes or does something else than the client
+├── NotEvaluable       logged episodes that cannot tell what a policy is worth
 ├── UpdateDiverged     a loss, a gradient or a weight became non-finite
 │   └── UpdateUnstable   all is finite, but something is beyond its limit
 └── StoreError         the store could not do what was asked
@@ -45,6 +46,20 @@ class WrongSpaces(PolicyError):  # noqa: N818 - it says a state
     def __init__(self, *, what: str, theirs: object, ours: object) -> None:
         super().__init__(f"{what} is {theirs}; the policy's is {ours}")
         self.theirs, self.ours = str(theirs), str(ours)
+
+
+class NotEvaluable(PolicyError):  # noqa: N818 - it says a state
+    """Logged episodes, or what was asked about them, that an estimator cannot use.
+
+    Attributes:
+        field, value, accepted: what was found, and what would be accepted.
+    """
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        super().__init__(f"{field}: {value}; accepted: {accepted}")
+        self.field = field
+        self.value = value
+        self.accepted = accepted
 
 
 class StoreError(PolicyError):
