@@ -17,6 +17,7 @@ PolicyError
     │   ├── DriftTooLarge  the head moved too far since the base
     │   └── BaseRejected   the base was rolled back since
     ├── NothingToRollBack the head has the weights that were asked for
+    ├── NothingToPromote  the version acts already, or may not act
     ├── LedgerDamaged    the ids of compacted versions are not as they were written
     └── BadDelta         a delta that does not fit: shapes, names, finiteness, spec
 """
@@ -209,6 +210,20 @@ class NothingToRollBack(StoreError):  # noqa: N818 - it says a state
         super().__init__(f"version {head}, the newest, has the weights of version {to} already")
         self.to = to
         self.head = head
+
+
+class NothingToPromote(StoreError):  # noqa: N818 - it says a state
+    """The version that was to be acted with acts already, or may not; nothing was published.
+
+    Attributes:
+        version: which one.
+        reason: why not.
+    """
+
+    def __init__(self, *, version: int, reason: str) -> None:
+        super().__init__(f"version {version} is not promoted: {reason}")
+        self.version = version
+        self.reason = reason
 
 
 class LedgerDamaged(StoreError):  # noqa: N818 - it says a state

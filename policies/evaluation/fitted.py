@@ -1,9 +1,9 @@
 """Fitted-Q evaluation with linear features, for any weighting of the episodes at once (numpy, float64).
 
 Le, Voloshin & Yue 2019, "Batch policy learning under constraints", algorithm 3 (FQE), with least squares on
-fixed features: Q_k = argmin Σ (r + γ Σ_a π(a | s') Q_{k-1}(s', a) - Q_k(s, a))², Q_0 = 0. Q_k is the value of
-k more steps, so that every transition serves every k, also those of truncated episodes, whose final observation
-is gone on from.
+fixed features: Q_k = argmin Σ (r + γ Σ_a π(a | s') Q_{k-1}(s', a) - Q_k(s, a))², Q_0 = 0. Q_k is the value
+of k more steps, so that every transition serves every k, also those of truncated episodes, whose final
+observation is gone on from.
 
 With w_k the weights of Q_k this is w_k = (G + λI)⁻¹ (b + γ C w_{k-1}), G = Σ φφᵀ, C = Σ φ φ'ᵀ, b = Σ φr: sums
 over episodes, so that a replicate of the bootstrap, or a fold left out, only weights them differently.
