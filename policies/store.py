@@ -295,7 +295,15 @@ class CheckpointStore:
         save.check()
         return self._publisher.publish(save)
 
-    def rollback(self, to: int, *, writer: str, reason: str, worse: int | None = None) -> Checkpoint:
+    def rollback(
+        self,
+        to: int,
+        *,
+        writer: str,
+        reason: str,
+        worse: int | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
         """Publish an old version's weights as the next version: durable, and all or nothing.
 
         Ledger and counts are the head's, so that no episode is learned twice. The versions in between are
@@ -306,13 +314,21 @@ class CheckpointStore:
             writer: who publishes.
             reason: for the manifest.
             worse: do it only while this version is not rejected.
+            record: as in ``publish``.
 
         Raises:
             NothingToRollBack: the head has these weights, or ``worse`` is rejected already.
             StoreError: as ``load`` and ``publish``.
         """
         how, old, now = Rollback(reason=reason, worse=worse), self.load(to), self._clock()
-        save = Save(delta=Delta(weights={}), base=old, writer=writer, saved_at=now, rollback=how)
+        save = Save(
+            delta=Delta(weights={}),
+            base=old,
+            writer=writer,
+            saved_at=now,
+            rollback=how,
+            record={} if record is None else record,
+        )
         save.check()
         return self._publisher.publish(save)
 
