@@ -1,12 +1,13 @@
-"""Fitted-Q evaluation with linear features, for any weighting of the episodes at once (numpy, float64).
+"""Fitted-Q evaluation, for any weighting of the episodes at once (numpy, float64).
 
-Le, Voloshin & Yue 2019, "Batch policy learning under constraints", algorithm 3 (FQE), with least squares on
-fixed features: Q_k = argmin Σ (r + γ Σ_a π(a | s') Q_{k-1}(s', a) - Q_k(s, a))², Q_0 = 0. Q_k is the value
-of k more steps, so that every transition serves every k, also those of truncated episodes, whose final
-observation is gone on from.
+Le, Voloshin & Yue 2019, "Batch policy learning under constraints", algorithm 3 (FQE): Q_k is fitted to
+r + γ Σ_a π(a | s') Q_{k-1}(s', a), with Q_0 = 0. Q_k is the value of k more steps, so that every transition
+serves every k, also those of truncated episodes, whose final observation is gone on from.
 
-With w_k the weights of Q_k this is w_k = (G + λI)⁻¹ (b + γ C w_{k-1}), G = Σ φφᵀ, C = Σ φ φ'ᵀ, b = Σ φr: sums
-over episodes, so that a replicate of the bootstrap, or a fold left out, only weights them differently.
+The fit is a mean in soft cells (``policies.evaluation.features``): Q_k = φ·w_k, w_k = (b + γ C w_{k-1}) / m
+with m = Σ ψ, C = Σ ψ φ'ᵀ, b = Σ ψ r, ψ what a step tells of the cells and φ' = Σ_a π(a | s') φ(s', a). These
+are sums over episodes, so that a replicate of the bootstrap, or a fold left out, only weights them
+differently.
 """
 
 from collections.abc import Iterator
@@ -21,9 +22,9 @@ from policies.evaluation.logged import Logged
 
 Float64 = NDArray[np.float64]
 
-RIDGE = 1e-4
-"""λ as a share of G's mean diagonal: little bias, and G has an inverse."""
-BLOCK_STEPS = 8192
+SMALLEST = 1e-12
+BLOCK_CELLS = 2**22
+"""Steps times the wider of inputs and features that are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +54,18 @@ class FittedQ:
 
     Args:
         logged: the episodes and the target.
-        seed: of the random features.
     """
 
-    def __init__(self, logged: Logged, *, seed: int = 0) -> None:
+    def __init__(self, logged: Logged) -> None:
         self._logged = logged
-        self.features = Features.fit(logged.batch, logged.target, seed=seed)
+        self.features = Features.fit(logged.batch, logged.target)
 
     def blocks(self) -> Iterator[Block]:
         """All episodes, some at a time, so that memory stays bounded."""
         offsets, first = self._logged.batch.offsets, 0
+        steps = max(1, BLOCK_CELLS // max(self.features.size, len(self.features.mean)))
         while first < self._logged.n_episodes:
-            end = int(np.searchsorted(offsets, offsets[first] + BLOCK_STEPS, side="right")) - 1
+            end = int(np.searchsorted(offsets, offsets[first] + steps, side="right")) - 1
             end = max(end, first + 1)
             yield self._block(slice(first, end))
             first = end
@@ -91,33 +92,32 @@ class FittedQ:
 
     def weights(self, counts_be: Float64) -> Iterator[Float64]:
         """w_0 … w_T as [B, D] each, one fit for each weighting [B, E] of the episodes."""
-        size = self.features.size
-        gram, cross, reward = self._moments(counts_be)
-        gram += RIDGE * np.trace(gram, axis1=1, axis2=2)[:, None, None] / size * np.eye(size)
-        step = np.linalg.solve(gram, np.concatenate([cross, reward[:, :, None]], axis=2))
-        matrix, constant = self._logged.gamma * step[:, :, :-1], step[:, :, -1]
+        mass, cross, reward = self._moments(counts_be)
+        inverse = np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > SMALLEST)
+        matrix, constant = self._logged.gamma * cross * inverse[:, :, None], reward * inverse
         weights = np.zeros_like(constant)
         yield weights
         for _ in range(self._logged.horizon):
-            weights = constant + np.einsum("bij,bj->bi", matrix, weights)
+            weights = constant + (matrix @ weights[:, :, None])[:, :, 0]
             yield weights
 
     def _moments(self, counts_be: Float64) -> tuple[Float64, Float64, Float64]:
         size = self.features.size
         shape = (len(counts_be), size, size)
-        gram, cross, reward = np.zeros(shape), np.zeros(shape), np.zeros(shape[:2])
+        mass, cross, reward = np.zeros(shape[:2]), np.zeros(shape), np.zeros(shape[:2])
         for block in self.blocks():
-            sums = [self._sums(block, i) for i in range(len(block.starts) - 1)]
+            told = self.features.told(block.phi)
+            sums = [self._sums(block, told, i) for i in range(len(block.starts) - 1)]
             share = counts_be[:, block.episodes]
-            gram += (share @ np.stack([one[0].ravel() for one in sums])).reshape(shape)
+            mass += share @ np.stack([one[0] for one in sums])
             cross += (share @ np.stack([one[1].ravel() for one in sums])).reshape(shape)
             reward += share @ np.stack([one[2] for one in sums])
-        return gram, cross, reward
+        return mass, cross, reward
 
-    def _sums(self, block: Block, i: int) -> tuple[Float64, Float64, Float64]:
+    def _sums(self, block: Block, told: Float64, i: int) -> tuple[Float64, Float64, Float64]:
         rows = slice(int(block.starts[i]), int(block.starts[i + 1]))
-        phi = block.phi[rows]
-        return phi.T @ phi, phi.T @ block.following[rows], phi.T @ self._logged.batch.reward[block.rows][rows]
+        own, rewards = told[rows], self._logged.batch.reward[block.rows][rows]
+        return own.sum(axis=0), own.T @ block.following[rows], own.T @ rewards
 
     @cached_property
     def initial(self) -> Float64:

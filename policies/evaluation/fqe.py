@@ -14,7 +14,7 @@ def statistic(logged: Logged) -> Statistic:
 
     Bootstrapping whole episodes and fitting again is consistent for FQE (Hao et al. 2021, "Bootstrapping
     fitted Q-evaluation for off-policy inference", algorithm 1). Needs no ratios, so that no horizon is too
-    long; what it needs instead is that the features can express Q.
+    long; what it needs instead is that the cells can express Q.
     """
     fitted = FittedQ(logged)
 

@@ -11,6 +11,7 @@ from experience.batch import Batch
 from policies.behavior import ActingPolicy, log_probs
 from policies.distributions import categorical_log_probs
 from policies.errors import NotEvaluable
+from policies.factored import factored_draw
 from policies.forward import policy_outputs
 from policies.spec import ContinuousSpace, DiscreteSpace
 from policies.weighting import effective_sample_fraction
@@ -18,7 +19,7 @@ from policies.weighting import effective_sample_fraction
 Float64 = NDArray[np.float64]
 
 DRAWS = 8
-"""Actions drawn for the expectation over a continuous policy's actions."""
+"""Actions drawn for the expectation over the actions of a policy that has too many to go through."""
 
 MOST_CELLS = 2**26
 """Episodes times steps of the longest: 512 MiB a matrix, of which a few are in memory at once."""
@@ -33,7 +34,7 @@ class Target(Protocol):
     def choices(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> tuple[NDArray[Any], Float64]:
         """Actions [N, K] or [N, K, A] and their probabilities [N, K], for expectations.
 
-        Discrete: action k in column k, all of them. Continuous: K draws, each 1 / K.
+        Discrete: action k in column k, all of them. Continuous, or several choices: K draws, each 1 / K.
         """
 
 
@@ -42,7 +43,7 @@ class PolicyTarget:
 
     Args:
         policy: what it acts with.
-        seed: of the draws of continuous actions.
+        seed: of the draws of actions.
     """
 
     def __init__(self, policy: ActingPolicy, *, seed: int = 0) -> None:
@@ -60,10 +61,12 @@ class PolicyTarget:
         if isinstance(policy.spec.action, DiscreteSpace):
             every = np.broadcast_to(np.arange(policy.spec.action.n), outputs.shape)
             return every, np.exp(categorical_log_probs(outputs, mask))
-        assert isinstance(policy.spec.action, ContinuousSpace)
-        noise = np.random.default_rng(self._seed).standard_normal((len(obs), DRAWS, outputs.shape[1]))
-        actions = outputs[:, None] + noise * np.exp(policy.weights["log_std"])
-        return actions, np.full((len(obs), DRAWS), 1.0 / DRAWS)
+        rng, equal = np.random.default_rng(self._seed), np.full((len(obs), DRAWS), 1.0 / DRAWS)
+        if isinstance(policy.spec.action, ContinuousSpace):
+            noise = rng.standard_normal((len(obs), DRAWS, outputs.shape[1]))
+            return outputs[:, None] + noise * np.exp(policy.weights["log_std"]), equal
+        drawn = [factored_draw(outputs, policy.spec.action, rng, mask)[0] for _ in range(DRAWS)]
+        return np.stack(drawn, axis=1), equal
 
 
 @dataclass(frozen=True, kw_only=True)

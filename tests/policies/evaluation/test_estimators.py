@@ -18,7 +18,7 @@ from policies.evaluation.logged import Logged, PolicyTarget
 from policies.evaluation.pdis import statistic as pdis
 from policies.evaluation.wis import statistic as wis
 from policies.initial import initial_checkpoint
-from policies.spec import ContinuousSpace, DiscreteSpace, PolicySpec
+from policies.spec import ContinuousSpace, DiscreteSpace, MultiDiscreteSpace, PolicySpec
 
 
 def value(statistic, n):
@@ -334,7 +334,9 @@ def test_unusable_logs_are_refused_and_say_why():
         Bootstrap(level=2)
 
 
-@pytest.mark.parametrize("space", [DiscreteSpace(n=3), ContinuousSpace(size=2)])
+@pytest.mark.parametrize(
+    "space", [DiscreteSpace(n=3), ContinuousSpace(size=2), MultiDiscreteSpace(nvec=(2, 3))]
+)
 def test_a_published_version_is_a_target(space):
     spec = PolicySpec(observation_shape=(3,), action=space, hidden=(8,))
     policy = initial_checkpoint(spec, seed=0)
@@ -350,6 +352,10 @@ def test_a_published_version_is_a_target(space):
         assert (target.choices(obs, mask)[1][:, 1] == 0).all()
         return
     assert actions.shape == (400, 8, 2)
+    if isinstance(space, MultiDiscreteSpace):
+        assert actions.min() == 0
+        assert actions.max(axis=(0, 1)).tolist() == [1, 2]
+        return
     noise = actions - actions.mean(axis=1, keepdims=True)
     assert noise.std() == pytest.approx(np.exp(policy.weights["log_std"]).mean() * np.sqrt(7 / 8), rel=0.1)
 
@@ -378,3 +384,56 @@ def test_continuous_actions_have_a_value_too():
     logged = Logged.of(batch, PolicyTarget(policy), gamma=0.9)
     for method in ESTIMATORS:
         assert evaluate(logged, method=method).value == pytest.approx(truth, abs=0.2), method
+
+
+def test_several_choices_at_once_have_a_value_too():
+    """Reward 1 where both choices are 1, for one step."""
+    spec = PolicySpec(observation_shape=(1,), action=MultiDiscreteSpace(nvec=(2, 2)), hidden=(4,))
+    policy = initial_checkpoint(spec, seed=3)
+    rng, n = np.random.default_rng(4), 1500
+    obs = rng.normal(size=(n, 1)).astype(np.float32)
+    action = rng.integers(2, size=(n, 2))
+    batch = dataclasses.replace(
+        draw(n, rng, most_steps=1),
+        obs=obs,
+        final_obs=np.zeros_like(obs),
+        action=action,
+        reward=action.all(axis=1).astype(float),
+        logp=np.full(n, np.log(0.25)),
+        terminated=np.ones(n, bool),
+    )
+    truth = np.exp(PolicyTarget(policy).log_probs(obs, np.ones_like(action), None)).mean()
+    logged = Logged.of(batch, PolicyTarget(policy), gamma=0.9)
+    for method in ESTIMATORS:
+        assert evaluate(logged, method=method).value == pytest.approx(truth, abs=0.05), method
+
+
+def test_a_fitted_q_of_too_many_actions_is_refused():
+    spec = PolicySpec(observation_shape=(STATES,), action=DiscreteSpace(n=400), hidden=(4,))
+    target = PolicyTarget(initial_checkpoint(spec, seed=0))
+    many = Logged.of(draw(20, np.random.default_rng(5)), target, gamma=GAMMA)
+    with pytest.raises(NotEvaluable, match="a fitted Q of 400 actions; accepted: cwpdis, wis or pdis"):
+        evaluate(many, method="fqe")
+
+
+def test_a_fitted_q_never_leaves_what_can_be_earned():
+    """A target that the log hardly tells of, over a long horizon, reward 1 a step: free features ran away."""
+    rng, lengths = np.random.default_rng(0), np.full(10, 300)
+    n = int(lengths.sum())
+    obs = rng.normal(size=(n, 3)).astype(np.float32)
+    batch = Batch(
+        obs=obs,
+        final_obs=obs[:10],
+        action=(rng.random(n) < 0.02).astype(np.int64),
+        reward=np.ones(n),
+        logp=np.full(n, np.log(0.5)),
+        mask=None,
+        policy_version=np.ones(n, np.int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        terminated=np.zeros(10, bool),
+        total_reward=lengths.astype(float),
+    )
+    spec = PolicySpec(observation_shape=(3,), action=DiscreteSpace(n=2), hidden=(8,))
+    fitted = FittedQ(Logged.of(batch, PolicyTarget(initial_checkpoint(spec, seed=0)), gamma=1.0))
+    weights = np.stack(list(fitted.weights(np.ones((1, 10)))))[:, 0]
+    assert weights == pytest.approx(np.tile(np.arange(301.0)[:, None], fitted.features.size), rel=1e-9)
