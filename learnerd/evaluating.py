@@ -97,11 +97,11 @@ def evaluate_versions(config: Config, request: Request) -> Evaluation | None:
     """
     store = CheckpointStore(config.paths.state)
     versions = request.versions or _usual(store)
-    paths = Spool(config.paths.spool, writer=READER).shards()
-    if not versions or not paths:
+    root = Spool(config.paths.spool, writer=READER).archive_folder
+    if not versions or not _has_rows(root):
         return None
     try:
-        return _Evaluator(config, request, store).evaluate(versions, paths)
+        return _Evaluator(config, request, store).evaluate(versions, root)
     except (NotEvaluable, ShardDamaged, FileNotFoundError, StoreError) as error:
         raise LearnerdError(str(error)) from error
 
@@ -114,10 +114,10 @@ class _Evaluator:
         self._behavior = BehaviorCache(store)
         self._gamma = config.learner.gamma if request.gamma is None else request.gamma
 
-    def evaluate(self, versions: Sequence[int], paths: Sequence[Path]) -> Evaluation:
+    def evaluate(self, versions: Sequence[int], root: Path) -> Evaluation:
         """As ``evaluate_versions``."""
         shape = self._acting(versions[0]).spec.observation_shape
-        evidence = self._evidence(paths, max(versions) if self._request.unseen else 0, shape)
+        evidence = self._evidence(root, max(versions) if self._request.unseen else 0, shape)
         learned = self._learned_by(evidence)
         rows = []
         for version in versions:
@@ -128,9 +128,9 @@ class _Evaluator:
             rows=tuple(rows), gamma=self._gamma, against=self._request.against, sources=evidence.sources
         )
 
-    def _evidence(self, paths: Sequence[Path], above: int, shape: tuple[int, ...]) -> Evidence:
+    def _evidence(self, root: Path, above: int, shape: tuple[int, ...]) -> Evidence:
         episodes = newest(
-            paths,
+            root,
             above=above,
             most_episodes=self._request.most_episodes,
             most_steps=self._config.batch.max_steps,
@@ -167,6 +167,12 @@ class _Evaluator:
         """By which version each episode was learned from; 0 where nobody knows any more."""
         hits = self._store.lookup([episode.key for episode in evidence.episodes])
         return [hits[e.key].version if e.key in hits else 0 for e in evidence.episodes]
+
+
+def _has_rows(root: Path) -> bool:
+    from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
+
+    return bool(ArchiveReader(root).versions())
 
 
 def _usual(store: CheckpointStore) -> tuple[int, ...]:

@@ -80,13 +80,15 @@ def command(
 
 def _archived(settings: Config) -> list[Any]:
     """Every archived episode, each once: what was repaired is archived twice."""
-    from experience.archive import read_shard  # noqa: PLC0415 - loads pyarrow
+    from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
     from experience.errors import ShardDamaged  # noqa: PLC0415
     from experience.spool import Spool  # noqa: PLC0415
 
     try:
-        shards = Spool(settings.paths.spool, writer="backtest").shards()
-        return list({e.key: e for path in shards for e in read_shard(path)}.values())
+        archive = ArchiveReader(Spool(settings.paths.spool, writer="backtest").archive_folder)
+        for damage in archive.damaged().values():
+            raise LearnerdError(damage)
+        return list({e.key: e for v in archive.versions() for e in archive.episodes(v)}.values())
     except (ShardDamaged, FileNotFoundError) as error:
         raise LearnerdError(str(error)) from error
 
