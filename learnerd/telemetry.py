@@ -21,7 +21,7 @@ from learnerd.learn import SPENT
 from learnerd.policy_updates import PolicyUpdates
 from learnerd.reuse import CREDITS, balance
 from learnerd.schedule import Hold
-from learnerd.status_file import SECTIONS, new_document
+from learnerd.status_file import ALARM_KEYS, SECTIONS, new_document
 from learnerd.versions import current
 from policies.checkpoint import Checkpoint
 
@@ -33,6 +33,9 @@ COUNTED = (
 )
 _LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
 """What the last cycle's report gives; the others are counted here."""
+
+LASTING = "candidate_failed"
+"""An alarm about what was published, which a restart does not change: it stands until a candidate passes."""
 
 _VERDICT_KEYS = [key for key in SECTIONS["gate"] if key not in {"mode", "acting"}]
 
@@ -122,6 +125,9 @@ class Telemetry:
         self.policy_updates.restore(learning)
         gate = (document or {}).get("gate") or {}
         self.verdict = {key: gate.get(key) for key in _VERDICT_KEYS}
+        for alarm in (document or {}).get("alarms") or []:
+            if alarm.get("id") == LASTING and self.config.gate.mode != "off":
+                self.alarms[LASTING] = Alarm(**{key: alarm[key] for key in ALARM_KEYS})
         recent = learning.get("recent_returns") or []
         self.returns.extend(float(value) for value in recent if isinstance(value, int | float))
         self.drift.restore(learning.get("return_drift"))
