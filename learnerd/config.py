@@ -22,6 +22,7 @@ from learnerd.config_tables import (
     Daemon,
     Disk,
     Export,
+    Gate,
     History,
     Learner,
     Merge,
@@ -61,6 +62,7 @@ class Config(Table):
     merge: Merge = Merge()
     stability: Stability = Stability()
     rollback: Rollback = Rollback()
+    gate: Gate = Gate()
     store: Store = Store()
     export: Export = Export()
     archive: Retention = Retention()
@@ -101,6 +103,9 @@ class Config(Table):
         if lossy and not self.export.lossy:
             accepted = f"exact ones ({', '.join(EXACT)}), or lossy = true too"
             raise _across("export", "formats", json.dumps(self.export.formats), accepted)
+        if self.gate.max_held_episodes < self.gate.min_episodes:
+            found = json.dumps(self.gate.max_held_episodes)
+            raise _across("gate", "max_held_episodes", found, "min_episodes or more")
         if self.telemetry.http and self.telemetry.token_file is None:
             host, _ = split_address(self.telemetry.http)
             if not ip_address(host).is_loopback:

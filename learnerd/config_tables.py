@@ -288,6 +288,18 @@ class Rollback(Table):
     min_effect: PositiveOrZero = 0.5
 
 
+class Gate(Table):
+    """Whether clients act with each version at once, or only with those that passed."""
+
+    mode: Literal["off", "warn", "enforce", "shadow"] = "off"
+    method: Literal["cwpdis", "wis", "pdis", "dr", "wdr", "fqe"] = "cwpdis"
+    margin: PositiveOrZero = 0.25
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_ess: Fraction = 0.3
+    min_episodes: Annotated[int, Field(ge=8)] = 32
+    max_held_episodes: Annotated[int, Field(ge=8)] = 256
+
+
 class Store(Table):
     """How many versions are kept."""
 

@@ -14,12 +14,15 @@ from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.diverging import diverging
 from learnerd.gate import Gate
+from learnerd.judge import Judge, Ruling, Verdict
 from learnerd.learn import NO_PASSES, Learned, Passes, chunked, infer_spec, learn, ledger_entries
 from learnerd.recorded_passes import note_of
 from learnerd.reuse import Reuse
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import (
     AlreadyLearned,
+    NotAVersion,
+    NothingToRollBack,
     TrainAgain,
     UpdateDiverged,
     UpdateUnstable,
@@ -54,6 +57,8 @@ class CycleReport:
         plasticity: of the published "policy" network, and of "value" when it is trained.
         buffered: archived episodes that may be learned from again.
         retrained: how often the batch was trained again because somebody else had published.
+        verdict: on a candidate that clients may act with or not; None: nobody judges.
+        failed: likewise on one that was given up before this cycle learned; None: there was none.
     """
 
     published: Checkpoint | None
@@ -68,6 +73,8 @@ class CycleReport:
     plasticity: Mapping[str, Plasticity] = field(default_factory=dict)
     buffered: int = 0
     retrained: int = 0
+    verdict: Verdict | None = None
+    failed: Verdict | None = None
 
 
 class Cycle:
@@ -101,6 +108,7 @@ class Cycle:
         self._clock = clock
         self.progress_s = clock.monotonic()
         self._behavior = BehaviorCache(store)
+        self._judge = Judge(config, store=store, spool=spool, behavior=self._behavior)
         self._reuse = Reuse(config, store=store, spool=spool, clock=clock, behavior=self._behavior)
 
     def run(self, arrivals: Sequence[Arrival]) -> CycleReport:
@@ -112,7 +120,12 @@ class Cycle:
         base, kept = self._base(self.recover(arrivals))
         inferred = base.spec if base is not None and base.version == 0 else None
         drifted, set_aside, replaying = 0, dict[str, str](), self._config.batch.reuse > 1
+        failed: Verdict | None = None
         while base is not None and kept:
+            ruling = self._judge.look(base, episodes_of(kept))
+            if ruling.start_over is not None:
+                failed, base, kept = self._start_over(ruling, kept)
+                continue
             started = self._clock.monotonic()
             try:
                 chunks = self._chunked(episodes_of(kept))
@@ -123,13 +136,16 @@ class Cycle:
                     replaying = False  # an archived episode may be to blame: no new one is refused for it
                     log.warning("trained_again_without_replay", error=str(error))
                     continue
+                if (back := self._judge.fallback(base, str(error))) is not None:
+                    failed, base, kept = self._start_over(back, kept)
+                    continue
                 set_aside[_reason(error)] = str(error)
                 kept = self._without_those_to_blame(base, kept, error)
                 continue
             trained = self._clock.monotonic()
             staleness = self._gate.mean_staleness(learned.episodes)
             try:
-                published = self._publish(learned, base, kept)
+                published = self._publish(learned, base, kept, ruling)
             except AlreadyLearned as error:
                 base, kept = self._base(self._without(kept, error))
                 continue
@@ -141,6 +157,7 @@ class Cycle:
                 base, kept = self._base(kept)
                 continue
             self._archive(published, learned.episodes)
+            self._judge.published(published, learned.episodes, ruling)
             for arrival in kept:
                 self._gate.learned(arrival)
             return CycleReport(
@@ -156,6 +173,8 @@ class Cycle:
                 plasticity=_plasticity(published, learned),
                 buffered=self.buffered,
                 retrained=drifted,
+                verdict=ruling.verdict,
+                failed=failed,
             )
         return CycleReport(
             published=None,
@@ -164,6 +183,7 @@ class Cycle:
             head=self._store.head(),
             set_aside=set_aside,
             buffered=self.buffered,
+            failed=failed,
         )
 
     @property
@@ -215,12 +235,33 @@ class Cycle:
                 "updates": [],
             }
             head = self._store.publish(
-                Delta(weights={}), base=base, writer=self._config.daemon.name, episodes=[], record=record
+                Delta(weights={}),
+                base=base,
+                writer=self._config.daemon.name,
+                episodes=[],
+                record=record,
+                acting=self._judge.initial(),
             )
         if head is not None:
             self._gate.learn_spec(head.spec)
         self._reuse.fill()
+        self._judge.begin(head)
         return head
+
+    def _start_over(
+        self, ruling: Ruling, arrivals: Sequence[Arrival]
+    ) -> tuple[Verdict, Checkpoint | None, list[Arrival]]:
+        """Go back to what clients act with: what they may not act with is not learned on from."""
+        assert ruling.start_over is not None
+        assert ruling.verdict is not None
+        reason = f"version {ruling.verdict.candidate} did not pass: {ruling.verdict.reason}"
+        writer = self._config.daemon.name
+        try:
+            self._store.rollback(ruling.start_over, writer=writer, reason=reason, record=ruling.record())
+        except (NothingToRollBack, VersionPruned, VersionDamaged, NotAVersion) as error:
+            log.warning("not_started_over", reason=reason, error=str(error))
+        self._judge.started_over()
+        return ruling.verdict, *self._base(arrivals)
 
     def _base(self, arrivals: Sequence[Arrival]) -> tuple[Checkpoint | None, list[Arrival]]:
         """What to start from, and what of ``arrivals`` to learn from it."""
@@ -253,7 +294,9 @@ class Cycle:
     def _progress(self) -> None:
         self.progress_s = self._clock.monotonic()
 
-    def _publish(self, learned: Learned, base: Checkpoint, arrivals: Sequence[Arrival]) -> Checkpoint:
+    def _publish(
+        self, learned: Learned, base: Checkpoint, arrivals: Sequence[Arrival], ruling: Ruling
+    ) -> Checkpoint:
         claims = {episode.key: arrival.claim.id for arrival in arrivals for episode in arrival.episodes}
         entries = ledger_entries(learned, lambda episode: claims[episode.key])
         published = self._store.publish(
@@ -261,7 +304,8 @@ class Cycle:
             base=base,
             writer=self._config.daemon.name,
             episodes=entries,
-            record={**learned.record, "config_digest": self._config.digest()},
+            record={**learned.record, "config_digest": self._config.digest(), **ruling.record()},
+            acting=ruling.acting,
         )
         self._gate.published(published, entries)
         return published

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experience.batch import Batch
 from experience.collate import collate, usable_steps
 from experience.episode import Episode
 from experience.flattening import IMAGE_AXES
 from experience.space_parsing import action_space_of_rows, space_of_rows
 from experience.spaces import BoxSpace, ImageSpace, Space
 from learnerd.config_tables import Policy
+from learnerd.recovered import Behavior, logp_sources, recover_logp
 from learnerd.replay_buffer import Archived
-from policies.behavior import ActingPolicy, log_probs
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import UpdateUnstable
 from policies.learner import Learner
@@ -35,10 +34,6 @@ from policies.spec import (
 from policies.stability import StabilityLimits, breach
 
 T = TypeVar("T")
-
-Behavior = Callable[[int], ActingPolicy | None]
-"""Looks up the version that acted; None when it is gone."""
-
 
 EARNED, SPENT = "replay_credits", "replayed"
 """Counters of the passes over archived episodes: credits that new episodes earned, and passes made."""
@@ -161,40 +156,6 @@ def evenly(items: Sequence[T], count: int) -> list[Sequence[T]]:
     """Cut ``items`` into ``count`` parts whose lengths differ by one at most."""
     bounds = [len(items) * i // count for i in range(count + 1)]
     return [items[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def recover_logp(batch: Batch, behavior: Behavior) -> Batch:
-    """Fill in log-probabilities that the client did not log, from the version that acted, if it is there."""
-    missing = np.isnan(batch.logp) & (batch.policy_version > 0)
-    if not missing.any():
-        return batch
-    logp: NDArray[np.float64] = batch.logp.copy()
-    for version in np.unique(batch.policy_version[missing]):
-        acted = behavior(int(version))
-        rows = missing & (batch.policy_version == version)
-        if acted is not None:
-            mask = None if batch.mask is None else batch.mask[rows]
-            logp[rows] = log_probs(acted, batch.obs[rows], batch.action[rows], mask)
-    return replace(batch, logp=logp)
-
-
-def logp_sources(logged: Batch, recovered: Batch, *, n_new: int) -> dict[str, int]:
-    """Count episodes by where their log-probabilities come from, as counters; the worst step decides.
-
-    Args:
-        logged: a batch as the clients logged it.
-        recovered: the same with what could be computed from the versions that acted.
-        n_new: only so many episodes, the first ones, are counted.
-    """
-    starts = logged.offsets[:-1]
-    lacking = np.logical_or.reduceat(np.isnan(logged.logp), starts)[:n_new]
-    missing = np.logical_or.reduceat(np.isnan(recovered.logp), starts)[:n_new]
-    counts = {
-        "logp_logged": int((~lacking).sum()),
-        "logp_recovered": int((lacking & ~missing).sum()),
-        "logp_missing": int(missing.sum()),
-    }
-    return {name: count for name, count in counts.items() if count}
 
 
 def ledger_entries(learned: Learned, claim_of: Callable[[Episode], str]) -> list[LedgerEntry]:

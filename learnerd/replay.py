@@ -19,8 +19,9 @@ from learnerd.behavior import BehaviorCache
 from learnerd.config import Config
 from learnerd.device import choose_device
 from learnerd.errors import LearnerdError
-from learnerd.learn import Behavior, Learned, Passes, chunked, infer_spec, learn, ledger_entries
+from learnerd.learn import Learned, Passes, chunked, infer_spec, learn, ledger_entries
 from learnerd.recorded_passes import RecordedPasses
+from learnerd.recovered import Behavior
 from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint, Delta
 from policies.errors import NothingToRollBack, StoreError

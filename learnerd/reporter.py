@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from learnerd.config import Config
 from learnerd.cycle import CycleReport
 from learnerd.errors import ConfigError
 from learnerd.gate import Gate
+from learnerd.judge import FAILED, PASSED, WAITING, Verdict
 from learnerd.notify import Notifier
 from learnerd.observers import Observers
 from learnerd.reload import Change
@@ -158,6 +160,7 @@ class Reporter:
             self._set_aside(reason, what)
         if report.inferred is not None:
             self._inferred(report.inferred)
+        self._judged(report.failed or report.verdict)
         if report.published is not None:
             self._observers.note(self._telemetry.row(report, self._gate.counts()))
             self._watch_entropy(report)
@@ -329,6 +332,25 @@ class Reporter:
         self._healthy[alarm] = 0
         log.error("update_refused", reason=reason, error=what, folder=f"refused/{reason}")
         self._telemetry.raise_alarm(alarm, f"{message}: {what}", remedy)
+
+    def _judged(self, verdict: Verdict | None) -> None:
+        """Raise the alarm of a candidate that did not pass, or clear it."""
+        if verdict is None or verdict.outcome == PASSED:
+            self._telemetry.clear_alarm("candidate_failed")
+        if verdict is None or verdict.outcome == WAITING:
+            return
+        what = asdict(verdict)
+        log.info("judged", **{name: what[name] for name in ("candidate", "against", "outcome", "reason")})
+        if verdict.outcome != FAILED:
+            return
+        message = f"version {verdict.candidate} did not pass against {verdict.against}: {verdict.reason}"
+        follows = {
+            "enforce": "clients go on with what passed, and learning began again there; see what it learned",
+            "warn": "clients act with it: see what it learned, and roll back if they earn less",
+            "shadow": "do not promote it",
+        }
+        remedy = f"{follows[self._config.gate.mode]} (`learnerd versions show {verdict.candidate}`)"
+        self._telemetry.raise_alarm("candidate_failed", message, remedy)
 
     def _watch_entropy(self, report: CycleReport) -> None:
         """Raise or clear the alarm of a policy that tries nothing new."""

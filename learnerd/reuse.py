@@ -19,8 +19,9 @@ from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.config_tables import Batch
-from learnerd.learn import EARNED, NO_PASSES, SPENT, Behavior, Passes
+from learnerd.learn import EARNED, NO_PASSES, SPENT, Passes
 from learnerd.lineage import Lineage
+from learnerd.recovered import Behavior
 from learnerd.replay_buffer import Archived, ReplayBuffer
 from policies import ledger
 from policies.checkpoint import Checkpoint

@@ -67,6 +67,12 @@ SECTIONS: dict[str, dict[str, Any]] = {
     ),
     "latency": dict.fromkeys(("drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s")),
     "disk": dict.fromkeys(("spool_bytes", "archive_bytes", "free_bytes")),
+    "gate": dict.fromkeys(
+        (
+            *("mode", "acting", "candidate", "against", "outcome", "reason", "episodes"),
+            *("value", "low", "high", "margin", "ess_fraction", "probabilities"),
+        )
+    ),
 }
 FILE_ONLY = {"learning": {"recent_returns", "return_drift"}}
 """What the daemon keeps in the file for its own next start; ``status`` does not show it."""

@@ -21,7 +21,8 @@ from learnerd.learn import SPENT
 from learnerd.policy_updates import PolicyUpdates
 from learnerd.reuse import CREDITS, balance
 from learnerd.schedule import Hold
-from learnerd.status_file import SECTIONS, new_document
+from learnerd.status_file import ALARM_KEYS, SECTIONS, new_document
+from learnerd.versions import current
 from policies.checkpoint import Checkpoint
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,11 @@ COUNTED = (
 )
 _LEARNING_KEYS = [key for key in SECTIONS["learning"] if key not in COUNTED]
 """What the last cycle's report gives; the others are counted here."""
+
+LASTING = "candidate_failed"
+"""An alarm about what was published, which a restart does not change: it stands until a candidate passes."""
+
+_VERDICT_KEYS = [key for key in SECTIONS["gate"] if key not in {"mode", "acting"}]
 
 FROM_LEARNING = (
     *("loss", "value_loss", "grad_norm", "entropy", "kl"),
@@ -91,6 +97,7 @@ class Telemetry:
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW_LATENCIES))
     lags_s: tuple[float, ...] = ()
     buffered: int = 0
+    verdict: dict[str, Any] = field(default_factory=dict)
     policy_updates: PolicyUpdates = field(default_factory=PolicyUpdates)
     drift: ReturnDrift = field(init=False)
 
@@ -116,6 +123,11 @@ class Telemetry:
         learning = (document or {}).get("learning") or {}
         self.learning = {key: learning.get(key) for key in _LEARNING_KEYS}
         self.policy_updates.restore(learning)
+        gate = (document or {}).get("gate") or {}
+        self.verdict = {key: gate.get(key) for key in _VERDICT_KEYS}
+        for alarm in (document or {}).get("alarms") or []:
+            if alarm.get("id") == LASTING and self.config.gate.mode != "off":
+                self.alarms[LASTING] = Alarm(**{key: alarm[key] for key in ALARM_KEYS})
         recent = learning.get("recent_returns") or []
         self.returns.extend(float(value) for value in recent if isinstance(value, int | float))
         self.drift.restore(learning.get("return_drift"))
@@ -124,6 +136,8 @@ class Telemetry:
         """Take in what a cycle did; one that was broken off after its publish left its version behind."""
         self.head = report.head or self.head
         self.buffered = report.buffered
+        if report.verdict is not None:
+            self.verdict = {key: getattr(report.verdict, key) for key in _VERDICT_KEYS}
         if report.published is None or report.learned is None:
             return
         self.update_s, self.publish_s = report.update_s, report.publish_s
@@ -194,6 +208,7 @@ class Telemetry:
             learning=self._learning(),
             latency=self._latency(),
             disk={"spool_bytes": sizes.spool_bytes, "archive_bytes": sizes.archive_bytes},
+            gate=self._gate(),
             alarms=[asdict(alarm) for alarm in self.alarms.values()],
         )
 
@@ -218,6 +233,11 @@ class Telemetry:
             "algorithm": self.config.learner.algorithm,
             "parameters": None if head is None else sum(weight.size for weight in head.weights.values()),
         }
+
+    def _gate(self) -> dict[str, Any]:
+        mode = self.config.gate.mode
+        verdict = {} if mode == "off" else self.verdict
+        return {"mode": mode, "acting": current(self.config.paths.state), **verdict}
 
     def _learning(self) -> dict[str, Any]:
         return {

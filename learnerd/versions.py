@@ -12,6 +12,8 @@ from learnerd.live_returns import LiveReturns, read_live
 
 DIRECTORY_NAME = re.compile(r"[0-9]{8}")
 MANIFEST = "manifest.json"
+LOOK_AHEAD = 1000
+"""Versions within which one was decided about."""
 COPIED = ("parents", "writer", "saved_at", "episodes_total", "updates_total", "return_mean")
 
 
@@ -60,6 +62,7 @@ def _standing(
         "version": version,
         "current": current(state) == version,
         "live": live.of(version),
+        "held": manifest.get("acting", version) < version and version > (current(state) or 0),
         "pinned": (state / "pins" / f"{version:08d}").exists(),
         "rollback_to": rollback.get("to") if isinstance(rollback, dict) else None,
         "rejected_by": next((last + 1 for first, last in rejected if first <= version <= last), None),
@@ -98,11 +101,24 @@ def details(state: Path, version: int) -> dict[str, Any]:
             damage.append(f"{name}: sha256 is {found or 'unknown, it cannot be read'}")
     return {
         **_standing(state, version, manifest, _rejected(state), read_live(state)),
+        "gate": _verdict_on(state, version),
         "ledger": _ledger(manifest),
         "manifest": manifest or None,
         "files": files,
         "damage": damage,
     }
+
+
+def _verdict_on(state: Path, version: int) -> dict[str, Any] | None:
+    """The last verdict on a version; it is in the manifest of one that came later."""
+    found = None
+    for later in numbers(state):
+        if version < later <= version + LOOK_AHEAD:
+            record = _manifest(state, later)[0].get("record")
+            gate = record.get("gate") if isinstance(record, dict) else None
+            if isinstance(gate, dict) and gate.get("candidate") == version:
+                found = {**gate, "in_version": later}
+    return found
 
 
 def manifest(state: Path, version: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from policies.acting import acting_version
 from policies.checkpoint import Checkpoint
 from policies.errors import VersionDamaged, VersionPruned
 from policies.manifest import MANIFEST, VERSION_NAME, read_checkpoint, read_current, version_folder
@@ -95,6 +96,31 @@ class Catalog:
             if is_newest or self.highest_used() == highest:
                 self._head = head
                 return head, highest
+
+    def acting(self) -> int | None:
+        """The version to act with: what the head names, and no older one than ``CURRENT`` has reached.
+
+        Where that is damaged or gone, what the versions before it name. None when none may act, or none of
+        those that may is whole.
+        """
+        head = self.head()
+        if head is None:
+            return None
+        found = self._named_acting(head)
+        current = read_current(self._state_dir) or 0
+        return current if found < current <= head.version and self._is_there(current) else found or None
+
+    def _named_acting(self, newest: Checkpoint) -> int:
+        """The first whole version that ``newest``, or one before what it names, lets act; 0: none."""
+        named = acting_version(newest.manifest)
+        while named > 0 and named != newest.version and not self._is_there(named):
+            below = (self._try(number) for number in reversed(self._numbers) if number < named)
+            before = next((checkpoint for checkpoint in below if checkpoint is not None), None)
+            named = 0 if before is None else acting_version(before.manifest)
+        return named
+
+    def _is_there(self, version: int) -> bool:
+        return self._stamp(version) is not None and self._is_whole(version)
 
     def note(self, checkpoint: Checkpoint) -> None:
         """Remember a version that was just written, by this process, so that it need not be read."""

@@ -3,6 +3,7 @@
 PolicyError
 ├── NoPolicyYet        no version has been published
 ├── WrongSpaces        the policy observes or does something else than the client
+├── NotEvaluable       logged episodes that cannot tell what a policy is worth
 ├── UpdateDiverged     a loss, a gradient or a weight became non-finite
 │   └── UpdateUnstable   all is finite, but something is beyond its limit
 └── StoreError         the store could not do what was asked
@@ -16,6 +17,7 @@ PolicyError
     │   ├── DriftTooLarge  the head moved too far since the base
     │   └── BaseRejected   the base was rolled back since
     ├── NothingToRollBack the head has the weights that were asked for
+    ├── NothingToPromote  the version acts already, or may not act
     ├── LedgerDamaged    the ids of compacted versions are not as they were written
     └── BadDelta         a delta that does not fit: shapes, names, finiteness, spec
 """
@@ -45,6 +47,20 @@ class WrongSpaces(PolicyError):  # noqa: N818 - it says a state
     def __init__(self, *, what: str, theirs: object, ours: object) -> None:
         super().__init__(f"{what} is {theirs}; the policy's is {ours}")
         self.theirs, self.ours = str(theirs), str(ours)
+
+
+class NotEvaluable(PolicyError):  # noqa: N818 - it says a state
+    """Logged episodes, or what was asked about them, that an estimator cannot use.
+
+    Attributes:
+        field, value, accepted: what was found, and what would be accepted.
+    """
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        super().__init__(f"{field}: {value}; accepted: {accepted}")
+        self.field = field
+        self.value = value
+        self.accepted = accepted
 
 
 class StoreError(PolicyError):
@@ -194,6 +210,20 @@ class NothingToRollBack(StoreError):  # noqa: N818 - it says a state
         super().__init__(f"version {head}, the newest, has the weights of version {to} already")
         self.to = to
         self.head = head
+
+
+class NothingToPromote(StoreError):  # noqa: N818 - it says a state
+    """The version that was to be acted with acts already, or may not; nothing was published.
+
+    Attributes:
+        version: which one.
+        reason: why not.
+    """
+
+    def __init__(self, *, version: int, reason: str) -> None:
+        super().__init__(f"version {version} is not promoted: {reason}")
+        self.version = version
+        self.reason = reason
 
 
 class LedgerDamaged(StoreError):  # noqa: N818 - it says a state

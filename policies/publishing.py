@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
+from policies.acting import acting_version
 from policies.catalog import Catalog
 from policies.checkpoint import Checkpoint
 from policies.errors import AlreadyLearned, NotAVersion, NotDurable, StoreError, VersionDamaged, VersionPruned
@@ -76,13 +77,13 @@ class Publisher:
             make_folder(self._state_dir / folder)
         return hold(self._state_dir / "lock" / name, self._lock_timeout_s)
 
-    def point_to_head(self, *, backwards: bool = False) -> None:
-        """Point ``CURRENT`` to the highest whole version, until it is."""
+    def point(self, *, backwards: bool = False) -> None:
+        """Point ``CURRENT`` to the version that the highest whole one lets act, until it does."""
         while True:
-            head, current = self._catalog.head(), read_current(self._state_dir) or 0
-            if head is None or current == head.version or (current > head.version and not backwards):
+            acting, current = self._catalog.acting(), read_current(self._state_dir) or 0
+            if acting is None or current == acting or (current > acting and not backwards):
                 return
-            write_atomic(self._state_dir / "CURRENT", _line(head.version))
+            write_atomic(self._state_dir / "CURRENT", _line(acting))
 
     def confirm(self) -> None:
         """Make durable what an error left in doubt, and let ``CURRENT`` follow.
@@ -94,7 +95,7 @@ class Publisher:
             self.renew_names()
         if self._behind:
             with contextlib.suppress(OSError, StoreError):
-                self.point_to_head()
+                self.point()
                 self._behind = False
 
     def renew_names(self) -> None:
@@ -129,12 +130,13 @@ class Publisher:
         settings = read_merge_settings(self._state_dir)
         checkpoint, files = successor(save, head, number, settings, published_at=self._clock())
         scratch = scratch_folder(self._state_dir / "checkpoints")
-        with scratch as folder, _aside(self._state_dir, number) as aside:
+        acting = acting_version(checkpoint.manifest)
+        with scratch as folder, _aside(self._state_dir, acting) as aside:
             write_files(folder, files, beside=aside)
             with lock():
                 if not self._swap(folder, number):
                     return None
-                self._advance(aside, number)
+                self._advance(aside, number, acting)
         fsync_folder(self._state_dir)
         self._behind = False
         self._catalog.note(checkpoint)
@@ -168,12 +170,12 @@ class Publisher:
         self._unsynced = False
         return True
 
-    def _advance(self, aside: Path, number: int) -> None:
-        """Point ``CURRENT`` to a version just published; never backwards, even if nobody honors the lock."""
-        if (read_current(self._state_dir) or 0) < number:
+    def _advance(self, aside: Path, number: int, acting: int) -> None:
+        """Point ``CURRENT`` to what acts after ``number``; never backwards, also without the lock."""
+        if (read_current(self._state_dir) or 0) < acting:
             aside.replace(self._state_dir / "CURRENT")
         if os.path.lexists(version_folder(self._state_dir, number + 1)):
-            self.point_to_head()
+            self.point()
 
     def _settle(self, save: Save, known: int, error: OSError) -> Checkpoint:
         """After an OS error: was it published? Its save_id tells."""

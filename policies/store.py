@@ -14,6 +14,7 @@ from typing import Any
 
 from experience.episode import EpisodeKey
 from policies import retention
+from policies.acting import Acting, Promotion
 from policies.actor_archive import ActorArchive
 from policies.catalog import Catalog
 from policies.checkpoint import ActingVersion, Checkpoint, Delta, LedgerEntry
@@ -94,6 +95,14 @@ class CheckpointStore:
         """The version that ``CURRENT`` names: what clients act with. None when missing or torn."""
         with _as_store_error("CURRENT cannot be read"):
             return read_current(self._state_dir)
+
+    def acting(self) -> int | None:
+        """The version that ``CURRENT`` is to name: the head, unless versions are held back.
+
+        None when there is none that may act.
+        """
+        with _as_store_error("the versions cannot be read"):
+            return self._catalog.acting()
 
     def load(self, version: int) -> Checkpoint:
         """Read one version with every hash checked.
@@ -246,6 +255,7 @@ class CheckpointStore:
         episodes: Sequence[LedgerEntry],
         saved_at: float | None = None,
         record: Mapping[str, Any] | None = None,
+        acting: Acting | None = None,
     ) -> Checkpoint:
         """Add a change to the head and make the sum the next version: durable, and all or nothing.
 
@@ -257,6 +267,8 @@ class CheckpointStore:
             episodes: what it learned from, in the order of learning.
             saved_at: when the writer finished, UTC seconds; None: now.
             record: what a replay needs, as JSON values; goes into the manifest.
+            acting: what clients are to act with from now on; None: the new version, or what acts already
+                while versions are held back (see ``policies.acting``).
 
         Returns:
             The new version. When the head moved since ``base`` it holds the head's changes too.
@@ -278,11 +290,20 @@ class CheckpointStore:
             episodes=tuple(episodes),
             saved_at=self._clock() if saved_at is None else saved_at,
             record={} if record is None else record,
+            acting=acting,
         )
         save.check()
         return self._publisher.publish(save)
 
-    def rollback(self, to: int, *, writer: str, reason: str, worse: int | None = None) -> Checkpoint:
+    def rollback(
+        self,
+        to: int,
+        *,
+        writer: str,
+        reason: str,
+        worse: int | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
         """Publish an old version's weights as the next version: durable, and all or nothing.
 
         Ledger and counts are the head's, so that no episode is learned twice. The versions in between are
@@ -293,13 +314,50 @@ class CheckpointStore:
             writer: who publishes.
             reason: for the manifest.
             worse: do it only while this version is not rejected.
+            record: as in ``publish``.
 
         Raises:
             NothingToRollBack: the head has these weights, or ``worse`` is rejected already.
             StoreError: as ``load`` and ``publish``.
         """
         how, old, now = Rollback(reason=reason, worse=worse), self.load(to), self._clock()
-        save = Save(delta=Delta(weights={}), base=old, writer=writer, saved_at=now, rollback=how)
+        save = Save(
+            delta=Delta(weights={}),
+            base=old,
+            writer=writer,
+            saved_at=now,
+            rollback=how,
+            record={} if record is None else record,
+        )
+        save.check()
+        return self._publisher.publish(save)
+
+    def promote(self, version: int | None = None, *, writer: str, reason: str) -> Checkpoint:
+        """Let clients act with a version that was held back: durable, and all or nothing.
+
+        Args:
+            version: newer than the one that acts; None: the newest one's weights.
+            writer: who publishes; the new version has the head's weights.
+            reason: for the manifest.
+
+        Raises:
+            NothingToPromote: it acts already, or may not.
+            StoreError: as ``load`` and ``publish``.
+        """
+        head = self.head()
+        if head is None:
+            raise NotAVersion(version=version or 1)
+        if version is not None:
+            self.load(version)
+        asked = {"version": head.version if version is None else version, "reason": reason}
+        save = Save(
+            delta=Delta(weights={}),
+            base=head,
+            writer=writer,
+            saved_at=self._clock(),
+            record={"promoted": asked},
+            promotion=Promotion(version=version),
+        )
         save.check()
         return self._publisher.publish(save)
 
@@ -353,7 +411,7 @@ class CheckpointStore:
                 return self._pruner.prune(policy, max_staleness=max_staleness, now_s=now_s)
 
     def repair_current(self) -> int | None:
-        """Point ``CURRENT`` to the head where it is missing, torn, behind or names no whole version.
+        """Point ``CURRENT`` to what is to act where it is missing, torn, behind or names no whole version.
 
         It is behind when a writer was killed between publishing and pointing. One killed a moment earlier has
         left a version whose name is not durable; that is mended too.
@@ -364,12 +422,12 @@ class CheckpointStore:
         with _as_store_error("CURRENT cannot be repaired"):
             if self._checkpoints.is_dir():
                 self._publisher.renew_names()
-            head = self._catalog.head()
-            if head is not None and read_current(self._state_dir) != head.version:
+            acting = self._catalog.acting()
+            if acting is not None and read_current(self._state_dir) != acting:
                 with self._publisher.locked("retention"):
                     self._keep_used()
                 with self._publisher.locked("publish"):
-                    self._publisher.point_to_head(backwards=True)
+                    self._publisher.point(backwards=True)
             return read_current(self._state_dir)
 
     def sweep(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experience.durable import fsync_all
+from policies.acting import Acting, Promotion, acting_entry, is_held
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.delta import check_delta, encode_delta
 from policies.errors import BadDelta, BaseRejected, DriftTooLarge
@@ -50,6 +51,8 @@ class Save:
     Attributes:
         delta, base, writer, episodes, saved_at, record: as given to ``publish``.
         rollback: that the base's weights replace the head's; None: that the delta is added to them.
+        acting: what clients are to act with; None: as the head says.
+        promotion: that a version is let act that was held back.
         save_id: unique; by it a version is recognized as this very save.
     """
 
@@ -60,6 +63,8 @@ class Save:
     episodes: tuple[LedgerEntry, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     rollback: Rollback | None = None
+    acting: Acting | None = None
+    promotion: Promotion | None = None
     save_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def check(self) -> None:
@@ -85,13 +90,22 @@ class Save:
 
         Raises:
             BaseRejected: the base was rolled back since. NothingToRollBack: as ``Rollback.check``.
+            NothingToPromote: as ``Promotion.check``.
         """
         if head is None:
             return
+        if self.promotion is not None:
+            self.promotion.check(head)
         if self.rollback is not None:
             self.rollback.check(self.base, head)
         elif rejection := Rejected.of(head).find(self.base.version):
             raise BaseRejected(base=self.base.version, head=head.version, to=rejection.to, by=rejection.by)
+
+    def acting_after(self, head: Checkpoint | None) -> Acting | None:
+        """What clients are to act with: a rollback's own weights, or what was asked for."""
+        if self.rollback is not None:
+            return Acting(held=head is not None and is_held(head.manifest))
+        return self.acting if self.promotion is None else self.promotion.asked(head)
 
     def is_rebased_on(self, head: Checkpoint | None) -> bool:
         """Whether publishing after this head needs a merge: it is not what the writer began with."""
@@ -215,6 +229,7 @@ def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]
         "skipped": [*before, *([[parent + 1, number - 1]] if parent + 1 < number else [])],
         MANIFEST_KEY: Rejected.of(head or save.base).to_json(),
         **({} if save.rollback is None else save.rollback.entries(save.base, number)),
+        **acting_entry(save.acting_after(head), head or save.base, number),
     }
 
 

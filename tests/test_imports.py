@@ -73,6 +73,7 @@ def test_the_check_sees_what_is_loaded():
         "import policies",
         "from policies import Actor, CheckpointStore",
         "import policies.behavior, policies.initial",
+        "import policies.evaluation",
     ],
 )
 def test_packages_load_nothing_heavy(code):

@@ -20,6 +20,8 @@ COMMANDS = (
     "resume",
     "report",
     "replay",
+    "evaluate",
+    "backtest",
     "config",
     "versions",
     "export",

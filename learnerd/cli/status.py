@@ -125,8 +125,23 @@ def _lines(document: dict[str, Any], written_at: float | None, trend: str) -> li
         ),
         ("disk", f"{_bytes(disk['free_bytes'])} free"),
     ]
-    behavior = _behavior(learning["logp"])
-    return [*lines, ("behavior", behavior)] if behavior else lines
+    optional = [("gate", _gate(document["gate"])), ("behavior", _behavior(learning["logp"]))]
+    return [*lines, *(line for line in optional if line[1])]
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    """What clients act with and what waits to be; "" while they act with the newest version."""
+    if gate["mode"] in {None, "off"}:
+        return ""
+    text = f"{gate['mode']}; version {_number(gate['acting'])} acts"
+    if gate["outcome"] is None:
+        return text
+    name = "the newest" if gate["candidate"] is None else f"version {gate['candidate']}"
+    text += f"; {name} {gate['outcome']}: {_printable(gate['reason'])}"
+    if gate["value"] is None:
+        return text
+    bounds = f"{_number(gate['low'])} to {_number(gate['high'])}"
+    return f"{text} ({_number(gate['value'])}, {bounds}, against version {gate['against']})"
 
 
 def _holds(holds: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import drift
+import evaluation
 import staleness
 import staleness_cells
 import update
@@ -42,6 +43,20 @@ def test_the_same_seed_gives_the_same_run(short, cell):
     assert (one.final, one.returns) == (two.final, two.returns)
     assert len(one.episodes) == 3
     assert one.returns != staleness_cells.run(cell, 4).returns
+
+
+def test_estimates_are_ranked_against_the_environment(monkeypatch):
+    assert evaluation.spearman([1.0, 2.0, 3.0], [10.0, 20.0, 15.0]) == pytest.approx(0.5)
+    assert evaluation.ranks([5.0, 1.0, 5.0]).tolist() == [1.5, 0.0, 1.5]
+    monkeypatch.setattr(evaluation, "POLICIES", 3)
+    monkeypatch.setattr(evaluation, "TRUE_EPISODES", 4)
+    truth, rows, counts = evaluation.run(0, updates=4, episodes=9, gamma=1.0, methods=["cwpdis", "fqe"])
+    assert list(truth) == [0, 2, 4]
+    assert [row[:2] for row in rows] == [
+        (log, m) for log in ("one", "three", "all") for m in ("cwpdis", "fqe")
+    ]
+    assert all(-1.0 <= row[2] <= 1.0 and 0.0 < row[4] <= 1.0 for row in rows)
+    assert counts["cwpdis"][1] <= 1
 
 
 def test_every_contender_and_factor_is_in_the_tables():

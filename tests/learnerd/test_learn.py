@@ -6,7 +6,8 @@ import pytest
 from experience.collate import collate
 from experience.spaces import BoxSpace, ImageSpace
 from learnerd.config_tables import Policy
-from learnerd.learn import infer_spec, learn, logp_sources, recover_logp
+from learnerd.learn import infer_spec, learn
+from learnerd.recovered import logp_sources, recover_logp
 from policies.behavior import log_probs
 from policies.initial import initial_checkpoint
 from policies.settings import LearnerSettings

@@ -37,6 +37,10 @@ def test_schema_is_the_contract():
         ],
         "latency": ["drop_to_publish_p50_s", "drop_to_publish_p99_s", "update_s", "publish_s"],
         "disk": ["spool_bytes", "archive_bytes", "free_bytes"],
+        "gate": [
+            *["mode", "acting", "candidate", "against", "outcome", "reason", "episodes"],
+            *["value", "low", "high", "margin", "ess_fraction", "probabilities"],
+        ],
     }
     assert (document["schema"], document["alarms"]) == (1, [])
 

@@ -55,6 +55,8 @@ def state_text(row: dict[str, Any]) -> str:
     words = [*row["damage"]]
     if row["current"]:
         words.append("current")
+    if row["held"]:
+        words.append("held back")
     if row["rollback_to"] is not None:
         words.append(f"rollback to {row['rollback_to']}")
     if row["rejected_by"] is not None:

@@ -40,6 +40,8 @@ def _print_details(found: dict[str, Any]) -> None:
     for damage in found["damage"]:
         typer.echo(f"  DAMAGED: {damage}")
     typer.echo(f"  return live: {live_text(found['live'])}")
+    if found["gate"] is not None:
+        typer.echo(f"  gate: {_gate(found['gate'])}")
     ledger = found["ledger"]
     clients = ", ".join(f"{n} of {client or 'no client_id'}" for client, n in ledger["clients"].items())
     typer.echo(f"  ledger: {ledger['episodes']} episodes" + (f" ({clients})" if clients else ""))
@@ -50,3 +52,13 @@ def _print_details(found: dict[str, Any]) -> None:
             typer.echo(f"  {key}: {cut}")
     for name, file in found["files"].items():
         typer.echo(f"  {name}: {file['bytes']} bytes, sha256 {file['state']}")
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    """The verdict on a version."""
+    against, episodes = gate["against"], gate["episodes"]
+    text = f"{gate['outcome']} against version {against} after {episodes} episodes: {gate['reason']}"
+    if gate["value"] is None:
+        return text
+    bounds = f"{gate['value']:.4g}, {gate['low']:.4g} to {gate['high']:.4g}"
+    return f"{text} ({bounds}; effective share {gate['ess_fraction']:.2f}, {gate['probabilities']})"

@@ -1,6 +1,7 @@
 """Versions with which clients earn less, and rollbacks."""
 
 from rehearsal.rehearsals import register
+from rehearsal.settings import reload
 
 CONFIG = """
 [admission]
@@ -66,4 +67,27 @@ def a_rollback_by_hand(site, drop):
     yield
     for _ in range(2):
         play(site, drop, site.current(), 100.0, count=8)
+    yield
+
+
+GATE = """
+[gate]
+mode = "warn"
+min_episodes = 8
+max_held_episodes = 8
+margin = 1000.0
+"""
+
+
+@register("candidate_failed")
+def a_gate_that_nothing_passes(site, drop):
+    """No effective share is 1; then any will do."""
+    config = CONFIG.replace("MODE", "off") + GATE
+    site.configure(config + "min_ess = 1.0\n")
+    process = site.start()
+    for _ in range(2):
+        play(site, drop, 0, 1.0, count=8)
+    yield
+    reload(site, process, config + "min_ess = 0.0\n")
+    play(site, drop, 0, 1.0, count=8)
     yield
