@@ -1,5 +1,6 @@
 """``learnerd run``: the daemon in the foreground."""
 
+import logging
 from typing import Annotated, Literal
 
 import typer
@@ -28,6 +29,7 @@ def command(
         require_tensorboard(settings.file)
     require_packages(settings.export.formats, settings.file)
     log.configure(form=settings.telemetry.log, level=settings.telemetry.level)
+    logging.captureWarnings(True)  # noqa: FBT003 - a library's warning is a line like the others
     pin_threads(settings)
     from learnerd.daemon import run  # noqa: PLC0415 - loads torch
 

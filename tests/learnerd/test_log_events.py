@@ -156,3 +156,14 @@ def check_against_the_document(lines):
             levels, fields = table[line["event"]]
             assert line["level"] in levels, line
             assert line.keys() <= ALWAYS | fields, line
+
+
+def test_a_library_s_warning_is_a_line_of_json_too(site):
+    patch = (
+        "import warnings, learnerd.daemon as d; d.run = lambda *_, **__: warnings.warn('odd\\nthing') or 0"
+    )
+    done = site.run_patched(patch)
+    assert done.returncode == 0, done.stderr
+    (line,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "odd\nthing" in line["event"]

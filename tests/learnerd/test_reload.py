@@ -16,6 +16,7 @@ from learnerd.reload import RESTART_NEEDED, reread
 KEYS = [(name, key) for name, field in Config.model_fields.items() for key in field.annotation.model_fields]
 ONE_VALUE = {("telemetry", "http"), ("telemetry", "tensorboard")}
 OTHER = {
+    ("gate", "level"): "0.9",
     ("paths", "spool"): '"elsewhere"',
     ("paths", "state"): '"elsewhere"',
     ("policy", "observation_shape"): "[3]",

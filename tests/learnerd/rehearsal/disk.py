@@ -157,6 +157,20 @@ def a_file_in_place_of_its_folder(site, drop):
     yield
 
 
+@register("exports_not_written")
+def a_file_in_place_of_the_exports(site, drop):
+    site.configure(SPACES + QUICK + '[export]\nformats = ["npz"]\n')
+    folder = site.state / "exports"
+    site.state.mkdir(exist_ok=True)
+    folder.write_text("")
+    site.start()
+    drop()
+    yield
+    folder.unlink()
+    drop()
+    yield
+
+
 @register("history_damaged", level="notice", ends=False)
 def noise_in_place_of_the_history(site, drop):
     site.configure(SPACES + QUICK)
