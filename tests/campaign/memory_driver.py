@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import structlog
 
 from experience.admission import Rules
 from experience.decoder import DecodeJob, Decoder
@@ -171,5 +172,6 @@ def decode(folder, count, every, seed):
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # figures alone go out
     part, folder, count, every, seed = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6])
     {"train": train, "replay": partial(train, reuse=2.0), "decode": decode}[part](folder, count, every, seed)
