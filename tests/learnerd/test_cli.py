@@ -148,6 +148,7 @@ def test_status_of_what_never_ran(learnerd, site):
         "learning",
         "latency",
         "disk",
+        "gate",
         "alarms",
     ]
     assert document["daemon"]["state"] == "never"

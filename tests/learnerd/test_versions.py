@@ -76,6 +76,7 @@ def test_whole_versions(state):
             "updates_total": version,
             "return_mean": None,
             "live": None,
+            "held": False,
             "pinned": False,
             "rollback_to": None,
             "rejected_by": None,
