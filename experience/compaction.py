@@ -75,7 +75,8 @@ def take_out(root: Path, version: int) -> Path:
             if path != own:
                 path.unlink()
         else:
-            leave_out(path, {version})
+            with contextlib.suppress(ShardDamaged):  # its other rows: it stays as it is
+                leave_out(path, {version})
     return own
 
 
@@ -142,7 +143,7 @@ def _move(
     for version, holders in sorted(by_version.items()):
         rows, note = _read(version, holders, report)
         for source in full:
-            for row in source.read(version)[0] if version in source.versions else ():
+            for row in _kept(source, version, report):
                 rows.pop(row.episode.row_sha256, None)
         if rows:
             yield from output.add(version, list(rows.values()), note, holders)
@@ -150,6 +151,15 @@ def _move(
             if version == last[source.path] and source.path not in report.damaged:
                 output.take(source)
         yield
+
+
+def _kept(source: CompactedSource, version: int, report: Compacted) -> list[Row]:
+    """What a shard that stays has of a version; nothing when it is damaged, so that it is kept twice."""
+    try:
+        return source.read(version)[0] if version in source.versions else []
+    except ShardDamaged as error:
+        report.damaged[source.path] = str(error)
+        return []
 
 
 def _read(version: int, holders: list[Source], report: Compacted) -> tuple[dict[str, Row], str]:

@@ -137,6 +137,7 @@ class RewardJoin:
 
         Raises:
             ValueError: a decision with this id waits already, or the step does not fit the ones before it.
+            OSError: the journal could not be written; the decision was recorded, and goes with the next.
         """
         with self._lock:
             self._give_up()
@@ -327,7 +328,7 @@ class RewardJoin:
 
     def _compact(self, journal: Journal) -> None:
         """Leave out what was deposited."""
-        kept = [record for record in journal.records() if record.get("of") in self._episodes]
+        kept = [record for record in journal.everything() if record.get("of") in self._episodes]
         summary = {"event": "counts", "counts": self.counts, "continues": self._continues}
         journal.compact([*kept, summary])
         self._compact_at_bytes = max(COMPACT_BYTES, 2 * journal.size_bytes)

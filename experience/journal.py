@@ -1,6 +1,7 @@
 """Journal: a client's records, one JSON object a line, from which it goes on after a crash."""
 
 import base64
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        self._unwritten = b""
         self._path.touch()
         self.compact(self.records())  # without an end that was cut short
 
@@ -36,10 +38,28 @@ class Journal:
         lines = self._path.read_bytes().split(b"\n")[:-1]
         return [self._parsed(number, line) for number, line in enumerate(lines, 1)]
 
+    def everything(self) -> list[dict[str, Any]]:
+        """What is in it, and what could not be written yet."""
+        return [*self.records(), *map(json.loads, self._unwritten.splitlines())]
+
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record; it is with the operating system on return."""
-        with self._path.open("ab") as file:
-            file.write(_line(record))
+        """Add a record; it is with the operating system on return.
+
+        Raises:
+            OSError: the disk is full, or the like. The record is kept, and written before the next one.
+        """
+        self._unwritten += _line(record)  # what is known comes before what follows from it
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                whole = file.write(self._unwritten) == len(self._unwritten)
+            except OSError:
+                file.truncate(end)
+                raise
+            if not whole:
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._unwritten = b""
 
     def compact(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Replace the file, atomically, by one that holds ``records`` only."""
@@ -47,6 +67,7 @@ class Journal:
         with aside.open("wb") as file:
             file.writelines(_line(record) for record in records)
         aside.replace(self._path)
+        self._unwritten = b""
 
     @property
     def size_bytes(self) -> int:

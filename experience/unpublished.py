@@ -4,7 +4,6 @@ Their numbers will be used again. So each gets a name that is no version's, ``ag
 under which it waits to be learned from again.
 """
 
-import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,19 +61,25 @@ def _set_apart(path: Path, highest: int) -> Iterator[int]:
         path.rename(path.with_name(f"again-{own[path]:08d}-{uuid7()}.parquet"))
         yield own[path]
         return
-    with contextlib.suppress(ShardDamaged):
-        versions = _write_apart(path, highest)
-        yield from versions
-        leave_out(path, set(versions))
+    try:
+        yield from _write_apart(path, highest)
+        leave_out(path, {version for version in compacted_shards(path.parent)[path] if version > highest})
+    except ShardDamaged:
+        path.rename(path.with_name(f"{path.name}.damaged"))  # its numbers are given to others now
 
 
-def _write_apart(path: Path, highest: int) -> list[int]:
-    """Write a version's rows under a name that a second call after a crash gives them again."""
+def _write_apart(path: Path, highest: int) -> Iterator[int]:
+    """Write a version's rows under a name that a second call after a crash gives them again.
+
+    Of a damaged shard, those that can be read; it is kept as <name>.damaged.
+    """
     digest = path.name.split(".")[1]
     with CompactedShard(path) as shard:
-        versions = [version for version in shard.index.versions if version > highest]
-        for version in versions:
-            rows = [row for i, low, high in shard.index.spans(version) for row in shard.group(i)[low:high]]
-            episodes = [row.episode for row in rows]
+        for version in [version for version in shard.index.versions if version > highest]:
+            spans = shard.index.spans(version)
+            try:
+                episodes = [row.episode for i, low, high in spans for row in shard.group(i)[low:high]]
+            except ShardDamaged:
+                continue
             write_shard(path.with_name(f"again-{version:08d}-{digest}.parquet"), episodes)
-    return versions
+            yield version

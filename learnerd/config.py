@@ -106,6 +106,11 @@ class Config(Table):
         if self.gate.max_held_episodes < self.gate.min_episodes:
             found = json.dumps(self.gate.max_held_episodes)
             raise _across("gate", "max_held_episodes", found, "min_episodes or more")
+        most = self.admission.max_staleness * self.batch.chunk_episodes
+        if self.gate.mode == "enforce" and self.gate.max_held_episodes > most:
+            # Else what clients play with the version that acts is too stale before the verdict comes.
+            accepted = f"at most {most}, max_staleness times chunk_episodes"
+            raise _across("gate", "max_held_episodes", json.dumps(self.gate.max_held_episodes), accepted)
         if self.telemetry.http and self.telemetry.token_file is None:
             host, _ = split_address(self.telemetry.http)
             if not ip_address(host).is_loopback:

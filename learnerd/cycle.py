@@ -136,7 +136,7 @@ class Cycle:
                     replaying = False  # an archived episode may be to blame: no new one is refused for it
                     log.warning("trained_again_without_replay", error=str(error))
                     continue
-                if (back := self._judge.fallback(base, str(error))) is not None:
+                if failed is None and (back := self._judge.fallback(base, str(error))) is not None:
                     failed, base, kept = self._start_over(back, kept)
                     continue
                 set_aside[_reason(error)] = str(error)
@@ -185,6 +185,11 @@ class Cycle:
             buffered=self.buffered,
             failed=failed,
         )
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Versions that retention must leave."""
+        return self._judge.needed
 
     @property
     def buffered(self) -> int:

@@ -177,5 +177,5 @@ def _has_rows(root: Path) -> bool:
 
 def _usual(store: CheckpointStore) -> tuple[int, ...]:
     """The version that acts, and the newest ones."""
-    there = [info.version for info in store.versions()][-NEWEST_VERSIONS:]
+    there = [info.version for info in store.versions() if not info.damaged][-NEWEST_VERSIONS:]
     return tuple(sorted({*there, *([acting] if (acting := store.acting()) else [])}))

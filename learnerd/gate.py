@@ -131,7 +131,9 @@ class Gate:
         with self._lock:
             hits = self._store.lookup([episode.key for episode in arrival.episodes])
             known = {key: hit.row_sha256 for key, hit in hits.items()}
-            rows = {e.key: known.get(e.key) or self._in_flight.get(e.key) for e in arrival.episodes}
+            # What an earlier look readmitted and then failed to hand out is in nobody's hand.
+            in_hand = {} if arrival.claim.id in self._held else self._in_flight
+            rows = {e.key: known.get(e.key) or in_hand.get(e.key) for e in arrival.episodes}
             conflicts = [
                 (e, _conflict(e, row))
                 for e in arrival.episodes

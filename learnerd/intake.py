@@ -162,7 +162,13 @@ class Intake:
         others, of which there may be many, are found by ``scan``.
         """
         claims = [claim for claim in self._spool.resume() if claim.attempt]
-        return [arrival for claim in claims for arrival in self._decode_again([claim], resumed=True)]
+        arrivals = [arrival for claim in claims for arrival in self._decode_again([claim], resumed=True)]
+        # What died is read again before anything counts as a duplicate: it may have been published.
+        while died := [retry for retry in self._retries if retry.due_s <= self._clock.monotonic()]:
+            self._retries = [retry for retry in self._retries if retry not in died]
+            for retry in died:
+                arrivals += self._decode_again([retry.claim], resumed=True)
+        return arrivals
 
     def take(self, room: int) -> Iterator[Arrival]:
         """Claim, decode and sort up to ``room`` files, at most a slice; yield what is to be learned.

@@ -26,7 +26,7 @@ from learnerd.config import Config
 from learnerd.config_tables import Gate as Rules
 from learnerd.evidence import Evidence, gather, newest
 from learnerd.recovered import Behavior
-from policies.acting import Acting, acting_version
+from policies.acting import Acting
 from policies.checkpoint import Checkpoint
 from policies.errors import NotEvaluable, StoreError
 from policies.evaluation import compare
@@ -142,7 +142,11 @@ class Judge:
         else:
             self._candidate, self._against = verdict.candidate, verdict.against
             self._last = verdict if verdict.value is not None else None
-        self._count = 0 if self._candidate is None else len(self._unseen())
+        try:
+            self._count = 0 if self._candidate is None else len(self._unseen())
+        except (ShardDamaged, FileNotFoundError) as error:
+            self._count = verdict.episodes if verdict.candidate == self._candidate else 0
+            log.warning("evidence_not_read", error=str(error))
 
     def _remembered(self, head: Checkpoint) -> Mapping[str, Any]:
         """The manifest of the newest version with a verdict, or of a rollback after it; {}: there is none."""
@@ -175,6 +179,8 @@ class Judge:
         if self._candidate is None:
             return Ruling(acting=held, verdict=_nomination(acting))
         verdict = self._verdict(fresh)
+        if verdict.outcome == PASSED and self._holds and not self._is_whole(self._candidate):
+            verdict = replace(verdict, outcome=FAILED, reason=f"version {self._candidate} is gone or damaged")
         if verdict.outcome == PASSED and self._rules.mode == "enforce":
             return Ruling(acting=Acting(version=self._candidate, held=True), verdict=verdict)
         start_over = self._against if verdict.outcome == FAILED and self._rules.mode == "enforce" else None
@@ -182,7 +188,7 @@ class Judge:
 
     def fallback(self, head: Checkpoint, problem: str) -> Ruling | None:
         """What to do when nothing can be learned on from a head that is held back; None: it is not."""
-        acting = acting_version(head.manifest) if self._rules.mode == "enforce" and head.version else 0
+        acting = (self._store.acting() or 0) if self._rules.mode == "enforce" and head.version else 0
         if acting in {0, head.version}:
             return None
         reason = f"the next update went wrong: {problem}"
@@ -190,6 +196,17 @@ class Judge:
             candidate=self._candidate, against=acting, outcome=FAILED, reason=reason, episodes=self._count
         )
         return Ruling(acting=Acting(version=acting, held=True), verdict=verdict, start_over=acting)
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Versions that retention must leave: clients may be sent to them."""
+        return () if self._candidate is None else (self._candidate,)
+
+    def _is_whole(self, version: int) -> bool:
+        try:
+            return self._store.load(version) is not None
+        except StoreError:
+            return False
 
     def started_over(self) -> None:
         """The candidate is given up."""

@@ -118,6 +118,7 @@ class Loop:
             reporter=self._reporter,
             clock=clock,
             wake=self._wake,
+            needed=lambda: self._cycle.needed,
         )
         self._rollbacks = Rollbacks(config, store=store, trainer=self._trainer, reporter=self._reporter)
         self._schedule = Schedule(config, clock=clock, finite=mode != "forever")

@@ -1,7 +1,7 @@
 """Maintenance: the calendar job: retention of what was learned, refused and published, and compaction."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 import structlog
@@ -37,6 +37,7 @@ class Housekeeping:
         reporter: who is told.
         clock: ages.
         wake: set when maintenance is due.
+        needed: versions that stay whatever the bounds say.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Housekeeping:
         reporter: Reporter,
         clock: Clock,
         wake: threading.Event,
+        needed: Callable[[], Iterable[int]] = tuple,
     ) -> None:
+        self._needed = needed
         self._config, self._store, self._spool, self._gate = config, store, spool, gate
         self._trainer, self._scrub, self._reporter, self._clock = trainer, scrub, reporter, clock
         self._wake = wake
@@ -107,10 +110,10 @@ class Housekeeping:
         self._wake.set()
 
     def _maintain(self) -> None:
-        maintain(self._config, spool=self._spool, store=self._store, clock=self._clock)
+        maintain(self._config, spool=self._spool, store=self._store, clock=self._clock, keep=self._needed())
 
     def _prune(self) -> None:
-        prune_store(self._store, self._config, self._clock)
+        prune_store(self._store, self._config, self._clock, self._needed())
 
 
 def start_calendar(config: Config, job: Callable[[], None]) -> BackgroundScheduler:
@@ -128,7 +131,7 @@ def start_calendar(config: Config, job: Callable[[], None]) -> BackgroundSchedul
     return calendar
 
 
-def prune_store(store: CheckpointStore, config: Config, clock: Clock) -> list[int]:
+def prune_store(store: CheckpointStore, config: Config, clock: Clock, keep: Iterable[int] = ()) -> list[int]:
     """Remove the versions that ``[store]`` does not keep; their episode ids stay known."""
     return store.prune(
         keep_last=config.store.keep_last,
@@ -137,10 +140,13 @@ def prune_store(store: CheckpointStore, config: Config, clock: Clock) -> list[in
         keep_bytes=config.store.keep_bytes,
         now_s=clock.wall() - clock.allowance_s,  # a step forward makes no version older
         max_staleness=config.admission.max_staleness,
+        keep=keep,
     )
 
 
-def maintain(config: Config, *, spool: Spool, store: CheckpointStore, clock: Clock) -> None:
+def maintain(
+    config: Config, *, spool: Spool, store: CheckpointStore, clock: Clock, keep: Iterable[int] = ()
+) -> None:
     """Keep archive, refused and quarantined files and the store within their bounds."""
     now = clock.wall()
     archived = spool.archive_prune(
@@ -151,7 +157,7 @@ def maintain(config: Config, *, spool: Spool, store: CheckpointStore, clock: Clo
         *spool.quarantine_prune(keep_days=days, keep_bytes=size, now=now),
         *spool.refused_prune(keep_days=days, keep_bytes=size, now=now),
     ]
-    versions = prune_store(store, config, clock)
+    versions = prune_store(store, config, clock, keep)
     log.info(
         "maintained",
         archive_removed=len(archived),

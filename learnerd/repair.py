@@ -29,6 +29,7 @@ from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.cycle import Cycle
 from learnerd.gate import Gate
+from policies.acting import Acting
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import BaseRejected, NothingToRollBack, StoreError, VersionDamaged
 from policies.ledger import Lineage
@@ -119,6 +120,8 @@ class Repair:
         for version in [lost for lost in self._lost if lost in lineage and lost not in damaged]:
             self._settle(version, f"version {version} was damaged; its files have been put back")
         off = {version for version in damaged if version not in lineage} | self._skipped(lineage)
+        if self._in_hand or self._returned:  # bounded memory: the rest once these have been learned
+            return self._report([], more=True)
         again, more = self._bring_back(sorted(off), damaged)
         more = more or self._bring_back_unpublished(again)
         return self._report(again, more=more)
@@ -148,7 +151,12 @@ class Repair:
         self._store.keep_ids(head.version)
         record = {"heals": head.version}
         healed = self._store.publish(
-            Delta(weights={}), base=head, writer=self._writer, episodes=[], record=record
+            Delta(weights={}),
+            base=head,
+            writer=self._writer,
+            episodes=[],
+            record=record,
+            acting=Acting(held=True) if head.manifest.get("acting") == head.version else None,
         )
         message = f"version {head.version} is damaged ({damaged[head.version]})"
         self._settle(head.version, f"{message}; the daemon published it again from memory")

@@ -137,6 +137,8 @@ class Rollbacks:
         The first one, because the decline may have begun within the stretch.
         """
         for version in range(finding.better[0], finding.better[1] + 1):
+            if version != finding.better[1] and self._live.of(version) is None:
+                continue  # nobody has acted with it: it was held back
             try:
                 self._store.rollback(
                     version, writer=self._config.daemon.name, reason=str(finding), worse=finding.worse[0]

@@ -106,6 +106,8 @@ class PauseGuard:
         try:
             self._pause = read_pause(self._state)
         except (BadPauseError, OSError) as error:
+            if isinstance(error, OSError):
+                self._seen = None  # it may be readable at the next look
             self._concern = Concern(
                 id="pause_unreadable",
                 message=f"{self._state / PAUSE_FILE} is no pause, so nothing is paused: {error}",
@@ -199,13 +201,13 @@ class BusyGuard:
         found: dict[str, list[str]] = {"busy": [], "free": [], "stale": [], "unreadable": []}
         try:
             with os.scandir(self._folder) as scan:
-                entries = sorted(itertools.islice(scan, MAX_BUSY_FILES), key=lambda entry: entry.name)
+                named = (entry for entry in scan if not entry.name.startswith("."))
+                entries = sorted(itertools.islice(named, MAX_BUSY_FILES), key=lambda entry: entry.name)
         except OSError:
             entries = []
         for entry in entries:
-            if not entry.name.startswith("."):
-                is_lock = entry.name.endswith(LOCK_SUFFIX)
-                found[_lock_of(Path(entry.path)) if is_lock else self._age_of(entry)].append(entry.name)
+            is_lock = entry.name.endswith(LOCK_SUFFIX)
+            found[_lock_of(Path(entry.path)) if is_lock else self._age_of(entry)].append(entry.name)
         hold = Hold(why="busy", message=f"busy: {_names(found['busy'])}") if found["busy"] else None
         return hold, tuple(self._concerns(found))
 

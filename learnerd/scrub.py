@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from experience.errors import ShardDamaged
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.repair import Repair, Repairs
@@ -75,7 +76,7 @@ class Scrub:
     def _take(self, result: Callable[[], Repairs]) -> tuple[Arrival, ...]:
         try:
             repairs = result()
-        except (StoreError, OSError) as error:
+        except (StoreError, ShardDamaged, OSError) as error:
             self._unfinished = False
             self._reporter.failure("repair_failed", error, REMEDY)
             return ()

@@ -7,6 +7,7 @@ acted in may still be admitted.
 import contextlib
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from policies import retention
@@ -36,11 +37,18 @@ class Pruner:
         self._actors = actors
         self._measured: dict[int, retention.Stored] = {}
 
-    def prune(self, policy: retention.Policy, *, max_staleness: int | None, now_s: float) -> list[int]:
+    def prune(
+        self,
+        policy: retention.Policy,
+        *,
+        max_staleness: int | None,
+        now_s: float,
+        keep: Iterable[int] = (),
+    ) -> list[int]:
         """Remove what ``policy`` does not keep; as ``CheckpointStore.prune``."""
         numbers = self._catalog.scan()
         head = self._catalog.head()  # after the numbers: it may be newer than all of them, never older
-        chosen = self._choose(policy, numbers, head, now_s)
+        chosen = self._choose(policy, numbers, head, now_s, keep)
         if chosen:
             self._ledger.compact(chosen[-1], Lineage.of(head))
         updates = 0 if head is None else head.counters.get("updates", 0)
@@ -67,7 +75,12 @@ class Pruner:
         return self._measured[version]
 
     def _choose(
-        self, policy: retention.Policy, numbers: list[int], head: Checkpoint | None, now_s: float
+        self,
+        policy: retention.Policy,
+        numbers: list[int],
+        head: Checkpoint | None,
+        now_s: float,
+        keep: Iterable[int],
     ) -> list[int]:
         """What to remove: only versions whose ids the head's lineage holds, or that are none of it."""
         lineage = Lineage.of(head)
@@ -76,6 +89,7 @@ class Pruner:
         protected = {
             lineage.head,
             read_current(self._state_dir) or 0,
+            *keep,
             *numbers[-2:],
             *(number for number in numbers if number > lineage.head),
             *self._ledger.unreadable,

@@ -383,6 +383,7 @@ class CheckpointStore:
         keep_bytes: int,
         now_s: float,
         max_staleness: int | None = None,
+        keep: Iterable[int] = (),
     ) -> list[int]:
         """Remove versions by retention; their ids are kept for ever.
 
@@ -397,6 +398,7 @@ class CheckpointStore:
             now_s: UTC seconds.
             max_staleness: keep the ``actor`` of what is removed until it is more updates behind the head than
                 this; None: as many as ``actor_archive`` allows.
+            keep: versions that stay whatever the rest says, such as one that is being judged.
 
         Returns:
             What was removed, ascending.
@@ -408,7 +410,7 @@ class CheckpointStore:
             if self._catalog.head() is None:
                 return []
             with self._publisher.locked("retention"):
-                return self._pruner.prune(policy, max_staleness=max_staleness, now_s=now_s)
+                return self._pruner.prune(policy, max_staleness=max_staleness, now_s=now_s, keep=keep)
 
     def repair_current(self) -> int | None:
         """Point ``CURRENT`` to what is to act where it is missing, torn, behind or names no whole version.

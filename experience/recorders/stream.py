@@ -79,6 +79,8 @@ class Stream:
         """End what is open as cut short, with the last observation to go on from."""
         if self.live and self._steps:
             self._end(self._obs, terminated=False, truncated=True)
+        elif self._writer.segment:
+            self._writer.abandon()  # the session ended with its last piece: no step is open
         self.live = False
 
     def _end(self, final_obs: Any, *, terminated: bool, truncated: bool) -> None:

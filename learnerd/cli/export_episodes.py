@@ -55,11 +55,17 @@ def export_episodes(
 
 def _archived(archive: Path, version: int | None) -> "Iterator[Episode]":
     from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
+    from experience.errors import ShardDamaged  # noqa: PLC0415
 
     reader = ArchiveReader(archive)
+    for path, problem in reader.damaged().items():
+        raise ShardDamaged(path, problem)
+    seen = set()  # a repair, or a crash in one, leaves an episode under two versions
     for number in reader.versions():
-        if version in (None, number):
-            yield from reader.episodes(number)
+        for episode in reader.episodes(number) if version in (None, number) else ():
+            if episode.key not in seen:
+                seen.add(episode.key)
+                yield episode
 
 
 def _tell(found: dict[str, Any], *, as_json: bool) -> None:

@@ -19,8 +19,8 @@ from learnerd.datasets import Losses
 
 KEYS = ("client_id", "episode_id", "segment", "agent_id")
 VECTORS = ("obs", "action", "mask")
-EMPTY = "?"
-"""Our column of whether a row leaves out its action or its mask."""
+EMPTY, UNMASKED = "?action", "?mask"
+"""Our columns of whether a row leaves out its action, or its mask."""
 KNOWN = (*KEYS, *VECTORS, "step", "reward", "logp", "policy_version", "terminated", "truncated")
 ACCEPTED = (
     "episode_id (with client_id, segment, agent_id), step, obs or obs.0 …, action or action.0 …, reward, "
@@ -68,13 +68,14 @@ def _named(table: pa.Table, source: str, names: Mapping[str, str]) -> dict[str, 
         raise reject(
             "missing_field", f"{source}, column {min(missing)}", "none", f"one of {table.column_names}"
         )
-    columns: dict[str, NDArray[Any]] = {EMPTY: np.zeros(table.num_rows, bool)}
+    columns: dict[str, NDArray[Any]] = {name: np.zeros(table.num_rows, bool) for name in (EMPTY, UNMASKED)}
     for column in table.column_names:
         name = given.get(column, column)
         if name.partition(".")[0] in KNOWN:
             columns[name] = _array(table[column], name)
             if name.partition(".")[0] in ("action", "mask"):
-                columns[EMPTY] |= table[column].is_null().to_numpy()
+                empty = EMPTY if name.startswith("action") else UNMASKED
+                columns[empty] |= table[column].is_null().to_numpy()
     for field in ("obs", "action", "reward"):
         if not any(name.partition(".")[0] == field for name in columns):
             raise reject("missing_field", f"{source}, column {field}", f"{table.column_names}", ACCEPTED)
@@ -101,9 +102,7 @@ def _episode(columns: Mapping[str, NDArray[Any]], name: str, losses: Losses) -> 
     steps = len(reward) - int(np.isnan(reward[-1]))  # the last row may be an observation only
     if columns[EMPTY][:steps].any():
         row = int(np.argmax(columns[EMPTY]))
-        raise reject(
-            "missing_field", f"{name}, row {row}, action or mask", "nothing", "a number in every step"
-        )
+        raise reject("missing_field", f"{name}, row {row}, action", "nothing", "a number in every step")
     terminated, truncated = (_ends(columns, field, alone=alone) for field in ("terminated", "truncated"))
     fields: dict[str, Any] = {
         "episode_id": name if alone else str(columns["episode_id"][0]),
@@ -117,10 +116,11 @@ def _episode(columns: Mapping[str, NDArray[Any]], name: str, losses: Losses) -> 
         losses.add("the last step, whose observation is what was seen at the end")
         fields |= {"action": fields["action"][:-1], "reward": reward[:-1]}
         steps -= 1
-    if "logp" in columns:
+    if "logp" in columns and not np.isnan(columns["logp"][:steps]).all():
         fields["logp"] = columns["logp"][:steps]
-    if any(column.startswith("mask.") for column in columns):
-        fields["mask"] = _vector(columns, "mask")[:steps].astype(bool)
+    unmasked = columns[UNMASKED][:steps]
+    if any(column.startswith("mask.") for column in columns) and not unmasked.all():
+        fields["mask"] = _vector(columns, "mask")[:steps].astype(bool) | unmasked[:, None]
     return Episode(**fields, **_identity(columns, steps))
 
 
@@ -181,6 +181,7 @@ def _array(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
     if field == "obs" and column.type == pa.uint8() and not column.null_count:
         kind: Any = np.uint8
     elif field in ("action", "mask"):
+        column = column.cast(pa.int64()) if numeric else column
         column, kind = column.fill_null(0), np.int64 if numeric else np.float32
     else:  # null becomes NaN, which no episode accepts where it counts
         column, kind = column.cast(pa.float64()), np.float32 if field == "obs" else np.float64

@@ -1,5 +1,7 @@
 import json
 import re
+import resource
+import signal
 import threading
 from pathlib import Path
 
@@ -315,3 +317,28 @@ def test_several_threads_may_reward(make):
         thread.join()
     assert join.waiting == 0
     assert join.counts["joined"] == 200
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_journal_on_a_full_disk_is_whole_and_forgets_nothing(make, tmp_path, clock, half):
+    path = tmp_path / "j"
+    join = make(journal=path)
+    decide(join, "a")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + (50 if half else 0), before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large|No space"):
+            decide(join, "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with pytest.raises(ValueError, match="'b', which waits"):
+        decide(join, "b")
+    join.end(None, terminated=True)
+    join.reward("a", 1.0)
+    clock.now += 100.0
+    after = make(journal=path)
+    (episode,) = deposited(tmp_path)
+    assert episode.reward.tolist() == [1.0, 0.0]
+    assert after.counts["missing"] == 1

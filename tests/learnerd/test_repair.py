@@ -6,11 +6,17 @@ import shutil
 
 import pytest
 
+from experience import compacted
 from experience.archive import read_shard
+from experience.compaction import compact
+from experience.compaction_output import Compacted
 from learnerd.config import load_config
+from learnerd.repair import Repair
 from learnerd.replay import archived_versions, replay
+from learnerd.scrub import Scrub
 from policies.checkpoint import Delta, LedgerEntry
 from policies.errors import StoreError
+from policies.ledger import Lineage
 from policies.store import CheckpointStore
 
 
@@ -243,3 +249,76 @@ def _message(site):
         return alarm(site)["message"]
     except StopIteration:
         return ""
+
+
+def test_a_look_that_fails_halfway_loses_nothing_at_the_next(site, drop, monkeypatch):
+    learn(site, drop, 3)
+    second, third = learn(site, drop, 4), learn(site, drop, 5)
+    spoil(site, second)
+    spoil(site, third)
+    real, fails = Repair._own_shard, [True]
+
+    def own_shard(self, version):
+        if version == third and fails:
+            fails.clear()
+            raise OSError(28, "No space left on device")
+        return real(self, version)
+
+    def begin(self):
+        assert self._take(lambda: self._repair.look(thorough=True, idle=True)) == ()
+        return self._take(lambda: self._repair.look(thorough=True, idle=True))  # the next one
+
+    monkeypatch.setattr(Repair, "_own_shard", own_shard)
+    monkeypatch.setattr(Scrub, "begin", begin)
+    assert site.run_here() == 0
+    assert lineage_ids(site) == expected(12)
+
+
+def test_a_damaged_part_of_a_compacted_shard_does_not_end_the_daemon(site, drop, monkeypatch):
+    learn(site, drop, 3)
+    learn(site, drop, 4)
+    third = learn(site, drop, 5)
+    monkeypatch.setattr(compacted, "GROUP_BYTES", 1)
+    lineage = Lineage.of(CheckpointStore(site.state).head())
+    archive = site.folder / "spool" / "archive"
+    for _ in compact(
+        archive, before="9999-01-01", ancestors=lambda: lineage.__contains__, report=Compacted()
+    ):
+        pass
+    (path,) = archive.rglob("*.parquet")
+    with compacted.CompactedShard(path) as shard:
+        at = shard.index.groups[0][0] + 30
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    spoil(site, third)
+    assert site.run_here() == 0
+    assert lineage_ids(site) == expected(12)
+
+
+def test_what_was_published_and_not_archived_is_archived_although_the_decoder_dies_once(site, drop):
+    for _ in range(3):
+        drop()
+    site.run_and_crash("Spool.archive = lambda *a, **k: os._exit(77)")
+    result = site.run_patched(DIES_ONCE)
+    assert result.returncode == 0, result.stderr
+    assert sorted(site.archived_ids()) == sorted(lineage_ids(site))
+    assert (
+        not (site.state / "outcomes.jsonl").exists()
+        or "duplicate" not in (site.state / "outcomes.jsonl").read_text()
+    )
+
+
+DIES_ONCE = """
+from experience import decoder as module
+real = module.Decoder.decode
+died = []
+def decode(self, jobs, **options):
+    jobs = list(jobs)
+    if jobs and not died:
+        died.append(1)
+        yield module.DecodeResult(job=jobs[0], died=True)
+        jobs = jobs[1:]
+    yield from real(self, jobs, **options)
+module.Decoder.decode = decode
+"""

@@ -160,3 +160,14 @@ def test_a_vector_of_dicts_is_taken_apart(tmp_path, deposited):
         env.step(np.zeros(2, np.int64))
     first, second = deposited()
     assert first.obs.tolist() == second.obs.tolist() == [[count, 0, count] for count in range(4)]
+
+
+def test_an_episode_after_a_full_piece_is_another_one(tmp_path, deposited):
+    env = RecordEpisodes(Counting(9), tmp_path / "spool", client_id="bot", segment_steps=3)
+    for _ in range(2):
+        env.reset()
+        for _ in range(3):
+            env.step(0)
+    first, second = deposited()
+    assert (first.segment, second.segment) == (0, 0)
+    assert first.episode_id != second.episode_id
