@@ -1,5 +1,6 @@
 """History and dashboard beside a real daemon: what they show, and that nothing of them reaches it."""
 
+import itertools
 import json
 import os
 import signal
@@ -66,9 +67,10 @@ def test_history_and_tensorboard_have_every_cycle(site, drop):
     result = site.learnerd("run", "--until-idle")
     assert result.returncode == 0, result.stderr
     found = read_points(site.state)
-    assert found["episodes"] == [64, 6]
-    assert found["version"] == [1, 2]
-    assert found["learned"] == [64, 70]
+    cycles = list(range(1, len(found["version"]) + 1))  # two, or more when reading was slow
+    assert found["version"] == cycles
+    assert list(itertools.accumulate(found["episodes"])) == found["learned"]
+    assert found["learned"][-1] == 70
     for name in ("return_mean", "loss", "entropy", "kl", "ess_fraction", "lag_s", "update_s", "lr"):
         assert all(isinstance(value, float) for value in found[name]), name
     assert min(found["lag_s"]) >= 0
@@ -76,7 +78,7 @@ def test_history_and_tensorboard_have_every_cycle(site, drop):
     events = EventAccumulator(str(site.state / FOLDER_NAME))
     events.Reload()
     written = events.Tensors("entropy")
-    assert [event.step for event in written] == [1, 2]
+    assert [event.step for event in written] == cycles
     assert [event.tensor_proto.float_val[0] for event in written] == pytest.approx(found["entropy"])
 
 
