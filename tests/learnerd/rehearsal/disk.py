@@ -14,11 +14,7 @@ from rehearsal.rehearsals import (
 OFTEN = """
 import learnerd.maintenance
 from apscheduler.triggers.interval import IntervalTrigger
-class Often:
-    @staticmethod
-    def from_crontab(_):
-        return IntervalTrigger(seconds=0.3)
-learnerd.maintenance.CronTrigger = Often
+learnerd.maintenance.CronTrigger = lambda **_: IntervalTrigger(seconds=0.3)
 """
 """A calendar whose minutes are short."""
 
