@@ -1,13 +1,12 @@
 """The learning curve of a demo as a picture."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from learnerd.demo.returns import TARGET_RETURN, WINDOW_EPISODES, Curve
+from learnerd.figures import mark_versions, plain, write_png
 
-INK, FAINT, DOTS, LINE, TARGET = "#22262b", "#8a929c", "#7aa6c8", "#0b4f8a", "#c2571a"
-MOST_TICKS = 8
+DOTS, LINE, TARGET = "#7aa6c8", "#0b4f8a", "#c2571a"
 
 
 def write_plot(file: Path, curve: Curve, *, started_at_s: float, title: str) -> None:
@@ -16,20 +15,7 @@ def write_plot(file: Path, curve: Curve, *, started_at_s: float, title: str) -> 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    with mpl.rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK}):
-        figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
-        axes = figure.subplots()
-        _draw(axes, curve, started_at_s)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        aside = file.with_name(f".tmp-{file.name}.{os.getpid()}")
-        try:
-            figure.savefig(aside, format="png")
-            aside.replace(file)
-        finally:
-            aside.unlink(missing_ok=True)
+    write_png(file, title=title, height=5, draw=lambda figure: _draw(figure.subplots(), curve, started_at_s))
 
 
 def _draw(axes: Any, curve: Curve, started_at_s: float) -> None:
@@ -51,30 +37,9 @@ def _draw(axes: Any, curve: Curve, started_at_s: float) -> None:
     )
     axes.set(xlabel="seconds since the start", ylabel="return of an episode (at most 500)", ylim=(0, 515))
     axes.set_xlim(0, max(seconds, default=1.0) * 1.01)
-    axes.grid(axis="y", color="#e6e9ec", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=FAINT, labelcolor=INK)
+    plain(axes)
     legend = axes.legend(loc="lower right", frameon=False)
     legend.legend_handles[0].set(alpha=1.0, markersize=6)
-    _mark_versions(axes, curve, seconds)
-
-
-def _mark_versions(axes: Any, curve: Curve, seconds: list[float]) -> None:
-    """Ticks along the top: when a version was first seen to act."""
-    first_seen = {
-        episode.version: second
-        for episode, second in reversed(list(zip(curve.episodes, seconds, strict=True)))
-    }
-    versions = sorted(version for version in first_seen if version > 0)
-    if not versions:
-        return
-    end_s, chosen = max(seconds), [versions[0]]
-    for version in versions[1:]:  # evenly over time, so that the numbers never overlap
-        if first_seen[version] - first_seen[chosen[-1]] >= end_s / MOST_TICKS:
-            chosen.append(version)
-    top = axes.secondary_xaxis("top")
-    top.set_xticks([first_seen[version] for version in chosen], [str(version) for version in chosen])
-    top.set_xlabel("policy version that acted")
-    top.tick_params(colors=FAINT, labelcolor=INK)
-    top.spines["top"].set_color(FAINT)
+    seen = reversed(list(zip(curve.episodes, seconds, strict=True)))
+    first_seen = {episode.version: second for episode, second in seen}
+    mark_versions(axes, first_seen, span=max(seconds, default=0.0))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experience.archive import read_shard
+from learnerd.cli import main
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))  # for helpers beside the tests
@@ -263,3 +264,20 @@ def drop(site):
         return site.inbox / name
 
     return deposit
+
+
+@pytest.fixture
+def in_process(monkeypatch, capsys):
+    """Run a command in this process, in a folder; what it prints."""
+
+    def run(folder, *arguments, code=0):
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(sys, "argv", ["learnerd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed.err
+        return printed
+
+    return run

@@ -2,7 +2,7 @@
 
 import json
 import math
-import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ import pytest
 
 from experience.archive import write_shard
 from learnerd.backtest import cvar, ledger, max_drawdown, rows, sharpe
-from learnerd.cli import main
 from learnerd.errors import LearnerdError
 
 DAY = 86_400.0
@@ -158,20 +157,8 @@ def archive(tmp_path, make_episode):
 
 
 @pytest.fixture
-def backtest(archive, monkeypatch, capsys):
-    """Run the command in this process; what it prints."""
-
-    def run(*arguments, code=0):
-        monkeypatch.chdir(archive)
-        monkeypatch.setenv("COLUMNS", "160")
-        monkeypatch.setattr(sys, "argv", ["learnerd", "backtest", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert (ended.value.code or 0) == code, printed.err
-        return printed
-
-    return run
+def backtest(archive, in_process):
+    return partial(in_process, archive, "backtest")
 
 
 def test_the_command(archive, backtest):

@@ -1,14 +1,13 @@
 """``learnerd evaluate`` on a store and an archive whose true returns are known."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from experience.episode import Episode
 from experience.spool import Spool
-from learnerd.cli import main
 from policies.acting import Acting
 from policies.behavior import log_probs
 from policies.checkpoint import Delta, LedgerEntry
@@ -65,20 +64,8 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def evaluate(tmp_path, monkeypatch, capsys):
-    """Run the command in this process; what it prints."""
-
-    def run(*arguments, code=0):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", "160")
-        monkeypatch.setattr(sys, "argv", ["learnerd", "evaluate", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert (ended.value.code or 0) == code, printed.err
-        return printed
-
-    return run
+def evaluate(tmp_path, in_process):
+    return partial(in_process, tmp_path, "evaluate")
 
 
 def test_values_with_intervals_shares_and_where_the_probabilities_are_from(site, evaluate):
