@@ -35,7 +35,8 @@ def above(root: Path, highest: int) -> list[Path]:
 def set_apart(root: Path, highest: int) -> int:
     """Give every version above ``highest`` a shard that waits to be learned from again; how many there were.
 
-    After a crash the same call goes on. A compacted shard that is damaged stays where it is.
+    After a crash the same call goes on. A compacted shard that is damaged is renamed to
+    <name>.damaged; what can be read of it waits like the rest.
 
     Raises:
         OSError: call it again before anything is archived.

@@ -117,7 +117,8 @@ class _Evaluator:
     def evaluate(self, versions: Sequence[int], root: Path) -> Evaluation:
         """As ``evaluate_versions``."""
         shape = self._acting(versions[0]).spec.observation_shape
-        evidence = self._evidence(root, max(versions) if self._request.unseen else 0, shape)
+        compared = (*versions, self._request.against or 0)
+        evidence = self._evidence(root, max(compared) if self._request.unseen else 0, shape)
         learned = self._learned_by(evidence)
         rows = []
         for version in versions:

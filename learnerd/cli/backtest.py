@@ -57,7 +57,8 @@ def command(
 ) -> None:
     """Sum up archived trading sessions: a step's reward is its profit before costs.
 
-    Exit code 9 when the archive has none, 1 when an action has no position.
+    Exit code 9 when the archive has none, 1 when an action has no position, or a shard is
+    damaged.
     """
     if steps_per_year is not None and not steps_per_year > 0:
         raise LearnerdError(f"--steps-per-year {steps_per_year:g}: accepted: a number > 0")

@@ -22,10 +22,15 @@ MethodOption = Annotated[
 AgainstOption = Annotated[
     str, typer.Option("--against", metavar="V|live", help="Estimate differences from this version.")
 ]
-EpisodesOption = Annotated[int, typer.Option("--episodes", min=2, help="The newest so many of the archive.")]
+EpisodesOption = Annotated[
+    int,
+    typer.Option(
+        "--episodes", min=2, help="The newest, at most so many, nor more steps than max_steps of a batch."
+    ),
+]
 LevelOption = Annotated[float, typer.Option("--level", help="Of the intervals, between 0 and 1.")]
 GammaOption = Annotated[
-    float | None, typer.Option("--gamma", min=0.0, max=1.0, help="Discount; left out: [learner] gamma.")
+    float | None, typer.Option("--gamma", min=0.0, max=1.0, help="Discount; left out: the learner's gamma.")
 ]
 UnseenOption = Annotated[
     bool, typer.Option("--unseen", help="Only episodes that none of the versions has learned from.")

@@ -48,7 +48,8 @@ def command(
 
     Episodes go to --out, a file or the name of a Minari dataset: those that VERSION learned, or all.
 
-    Exit code 1 when it cannot be written, or not exactly and without --lossy; 9 when there is no version yet.
+    Exit code 1 when it cannot be written, or not exactly and without --lossy; 9 when there is no version, or
+    no such episode, yet.
     """
     chosen = _format(name, int8=int8)
     settings = read_config(ctx, config)

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Run the daem
 UserOption = Annotated[bool, typer.Option("--user", help="For your own service manager: no root needed.")]
 GpuOption = Annotated[bool, typer.Option("--gpu", help="With access to an NVIDIA GPU.")]
 
-HttpOption = Annotated[bool, typer.Option("--http", help="With a network, for [telemetry] http.")]
+HttpOption = Annotated[bool, typer.Option("--http", help="With a network, for telemetry.http.")]
 
 SYSTEM_NEXT = """
 next, for a policy that you name, here mybot:

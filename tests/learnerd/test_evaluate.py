@@ -101,6 +101,8 @@ def test_only_unseen_episodes(site, evaluate):
     site()
     (row,) = json.loads(evaluate("2", "--unseen", "--json").out)["versions"]
     assert (row["n_episodes"], row["learned_from"]) == (80, 0.0)
+    (row,) = json.loads(evaluate("2", "--against", "3", "--unseen", "--json").out)["versions"]
+    assert row["n_episodes"] == 40
     assert "episodes: none learned after version 4; accepted: two or more" in evaluate("--unseen", code=1).err
 
 

@@ -22,7 +22,7 @@ def command(
     reason: ReasonOption = "asked for on the command line",
     as_json: JsonOption = False,
 ) -> None:
-    """Point CURRENT to a version that `[gate]` holds back; a new version with the newest weights records it.
+    """Point CURRENT to a version that the gate holds back; a new version with the newest weights records it.
 
     The daemon may run or not. Exit code 9 when it acts already or may not act, 1 when it is not there, 5
     when the store is busy.
