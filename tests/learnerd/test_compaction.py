@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import time
 
 import pytest
 from archive_tools import compact_all, expected, learn, read_ids, reader, spoil
 
-from experience.archive_folder import compacted_shards, day_folders
+from experience.archive_folder import compacted_shards, day_folders, own_shards
 from experience.spool import Spool
 from learnerd.config import load_config
 from learnerd.replay import archived_versions, replay
@@ -118,6 +120,48 @@ def test_the_daemon_compacts_while_it_learns_and_names_what_is_damaged(site, dro
     assert bad.read_bytes() == b"damaged"
     bad.unlink()
     assert read_ids(site) == sorted({*expected(13)} - {"episode-6", "episode-7"})
+
+
+KILL = (
+    "; steps = []; slice_ = c.Compaction._slice; c.Compaction._slice = lambda self: "
+    "os._exit(77) if steps.append(1) or len(steps) > {k} else slice_(self)"
+)
+
+
+@pytest.mark.slow
+def test_a_daemon_killed_again_and_again_while_it_compacts_and_learns(site, drop):
+    learn(site, drop, *[2] * 6)
+    root = Spool(site.folder / "spool").archive_folder
+    (today,) = day_folders(root)
+    for number, shard in enumerate(sorted(today.iterdir())):
+        day = root / f"2020-01-0{1 + number % 3}"
+        day.mkdir(exist_ok=True)
+        shard.rename(day / shard.name)
+    site.configure("[batch]\nmax_wait_s = 0.01\n[archive]\nkeep_days = 99999")
+    dropped, died = 12, 0
+    for k in range(1, 40, 4):
+        process = subprocess.Popen(
+            site.patched(DUE + KILL.replace("{k}", str(k)), "run"), env=site.env, cwd=site.folder
+        )
+        while process.poll() is None and not (whole := compacted_everywhere(root)):
+            drop()
+            dropped += 1
+            time.sleep(0.1)
+        if whole and process.poll() is None:
+            process.terminate()
+        died += process.wait(60) == 77
+        if whole:
+            break
+    assert whole, "the kills come at ever later steps, so that it gets to its end"
+    assert died >= 3
+    assert site.run_here() in (0, 9)
+    assert site.manifest(site.current())["episodes_total"] == dropped
+    assert read_ids(site) == expected(dropped)
+
+
+def compacted_everywhere(root):
+    days = [day for day in day_folders(root) if day.name.startswith("2020")]
+    return all(compacted_shards(day) and not own_shards(day) for day in days)
 
 
 def alarms(site):

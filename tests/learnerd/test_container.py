@@ -69,6 +69,8 @@ def test_start_notify_reload_watchdog_and_drain(booted):
     assert booted["stopped"]["Result"] == "success"
     assert booted["stopped"]["ActiveState"] == "inactive"
     assert booted["learned"] == 7
+    assert booted["start elsewhere"] == booted["stop elsewhere"] == 0
+    assert booted["owners"] == ["learnerd"]
     assert booted["rights"] == {
         "bot lists": "PermissionError",
         "rival removes": "PermissionError",

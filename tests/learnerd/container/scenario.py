@@ -157,6 +157,14 @@ def scenario():
     seen["stopped"] = show()
     seen["learned"] = learned()
 
+    sh("chown", "--recursive", "4321:4321", str(SITE))  # as copied from a machine with other user numbers
+    configure("[batch]\nmin_episodes = 1\n")
+    seen["start elsewhere"] = sh("systemctl", "start", UNIT).returncode
+    as_user("bot", drop, "h")
+    wait(lambda: learned() == 8, "an episode on the other machine")
+    seen["owners"] = sorted({path.owner() for path in (SITE, INBOX, STATE, STATE / "checkpoints" / current())})
+    seen["stop elsewhere"] = sh("systemctl", "stop", UNIT).returncode
+
 
 try:
     scenario()
