@@ -162,7 +162,8 @@ def scenario():
     seen["start elsewhere"] = sh("systemctl", "start", UNIT).returncode
     as_user("bot", drop, "h")
     wait(lambda: learned() == 8, "an episode on the other machine")
-    seen["owners"] = sorted({path.owner() for path in (SITE, INBOX, STATE, STATE / "checkpoints" / current())})
+    folders = (SITE, INBOX, STATE, STATE / "checkpoints" / current())
+    seen["owners"] = sorted({folder.owner() for folder in folders})
     seen["stop elsewhere"] = sh("systemctl", "stop", UNIT).returncode
 
 
