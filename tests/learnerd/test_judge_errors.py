@@ -42,9 +42,7 @@ def judged(folder, skill, seed):
                 return ruling.verdict.outcome == PASSED, ruling.verdict.episodes
 
 
-@pytest.mark.parametrize(
-    "count", [8, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
-)
+@pytest.mark.parametrize("count", [8, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_worse_ones_hardly_ever_pass_and_better_ones_soon_do(tmp_path, monkeypatch, capsys, count):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     passed, after = {}, {}
