@@ -8,12 +8,12 @@ import structlog
 from experience.episode import Episode, EpisodeKey
 from experience.errors import reject
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.behavior import BehaviorCache
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.diverging import diverging
-from learnerd.gate import Gate
 from learnerd.judge import Judge, Ruling, Verdict
 from learnerd.learn import NO_PASSES, Learned, Passes, chunked, infer_spec, learn, ledger_entries
 from learnerd.recorded_passes import note_of
@@ -82,7 +82,7 @@ class Cycle:
 
     Args:
         config: the learning rule and its sizes.
-        store, spool, gate: where versions, archive and verdicts go.
+        store, spool, admission: where versions, archive and verdicts go.
         device: "cpu" or "cuda".
         clock: for the durations in the report.
 
@@ -96,14 +96,14 @@ class Cycle:
         *,
         store: CheckpointStore,
         spool: Spool,
-        gate: Gate,
+        admission: Admission,
         device: str,
         clock: Clock,
     ) -> None:
         self._config = config
         self._store = store
         self._spool = spool
-        self._gate = gate
+        self._admission = admission
         self._device = device
         self._clock = clock
         self.progress_s = clock.monotonic()
@@ -143,7 +143,7 @@ class Cycle:
                 kept = self._without_those_to_blame(base, kept, error)
                 continue
             trained = self._clock.monotonic()
-            staleness = self._gate.mean_staleness(learned.episodes)
+            staleness = self._admission.mean_staleness(learned.episodes)
             try:
                 published = self._publish(learned, base, kept, ruling)
             except AlreadyLearned as error:
@@ -159,7 +159,7 @@ class Cycle:
             self._archive(published, learned.episodes)
             self._judge.published(published, learned.episodes, ruling)
             for arrival in kept:
-                self._gate.learned(arrival)
+                self._admission.learned(arrival)
             return CycleReport(
                 published=published,
                 learned=learned,
@@ -207,7 +207,7 @@ class Cycle:
             if left.episodes:
                 rest.append(left)
             else:
-                self._gate.learned(arrival)
+                self._admission.learned(arrival)
         return rest
 
     def _learned_from(self, arrivals: Sequence[Arrival]) -> set[tuple[str, EpisodeKey]]:
@@ -248,7 +248,7 @@ class Cycle:
                 acting=self._judge.initial(),
             )
         if head is not None:
-            self._gate.learn_spec(head.spec)
+            self._admission.learn_spec(head.spec)
         self._reuse.fill()
         self._judge.begin(head)
         return head
@@ -272,10 +272,10 @@ class Cycle:
         """What to start from, and what of ``arrivals`` to learn from it."""
         head = self._store.head()
         if head is not None:
-            return head, self._gate.without_rejected(arrivals)
+            return head, self._admission.without_rejected(arrivals)
         spec = infer_spec(self._config.policy, episodes_of(arrivals))
-        self._gate.learn_spec(spec)
-        kept = [fit for fit in map(self._gate.judge, arrivals) if fit.episodes]
+        self._admission.learn_spec(spec)
+        kept = [fit for fit in map(self._admission.judge, arrivals) if fit.episodes]
         return initial_checkpoint(spec, seed=self._config.learner.seed), kept
 
     def _chunked(self, episodes: Sequence[Episode]) -> list[Sequence[Episode]]:
@@ -312,7 +312,7 @@ class Cycle:
             record={**learned.record, "config_digest": self._config.digest(), **ruling.record()},
             acting=ruling.acting,
         )
-        self._gate.published(published, entries)
+        self._admission.published(published, entries)
         return published
 
     def _archive(self, published: Checkpoint, episodes: Sequence[Episode]) -> None:
@@ -323,11 +323,11 @@ class Cycle:
     def _without(self, arrivals: Sequence[Arrival], error: AlreadyLearned) -> list[Arrival]:
         rest = []
         for arrival in arrivals:
-            left = self._gate.drop_learned(arrival, error.keys)
+            left = self._admission.drop_learned(arrival, error.keys)
             if left.episodes:
                 rest.append(left)
             else:
-                self._gate.finish(left)
+                self._admission.finish(left)
         return rest
 
     def _without_those_to_blame(
@@ -338,7 +338,7 @@ class Cycle:
         found = diverging(suspects, lambda some: self._goes_well(base, [*before, *self._chunked(some)]))
         keys = {episode.key for episode in found}
         problem = reject(_reason(error), error.what, f"{error.value:.6g}", error.accepted).problem
-        rest = [self._gate.refuse_some(arrival, keys, problem) for arrival in arrivals]
+        rest = [self._admission.refuse_some(arrival, keys, problem) for arrival in arrivals]
         return [arrival for arrival in rest if arrival.episodes]
 
     def _suspects(

@@ -16,11 +16,11 @@ from experience.decoder import Decoder
 from experience.outcomes import Outcomes
 from experience.spool import Spool
 from learnerd import restored
+from learnerd.admission import Admission
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.errors import ConfigError
 from learnerd.exit_codes import ExitCode
-from learnerd.gate import Gate
 from learnerd.log import configure as configure_log
 from learnerd.loop import Loop, Mode
 from learnerd.notify import Notifier
@@ -160,7 +160,7 @@ def _build(config: Config, mode: Mode, requests: Requests) -> Iterator[Loop]:
     outcomes = Outcomes(state / "outcomes.jsonl")
     outcomes.renew()
     outcomes.fold({claim.id for claim in spool.resume()})
-    gate = Gate(
+    admission = Admission(
         store=CheckpointStore(state),
         spool=spool,
         outcomes=outcomes,
@@ -179,7 +179,7 @@ def _build(config: Config, mode: Mode, requests: Requests) -> Iterator[Loop]:
         mode=mode,
         store=store,
         spool=spool,
-        gate=gate,
+        admission=admission,
         decoder=decoder,
         clock=clock,
         requests=requests,

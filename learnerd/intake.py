@@ -10,9 +10,9 @@ from experience.decoder import DecodeJob, Decoder, DecodeResult
 from experience.errors import Problem, reject
 from experience.ids import uuid7_time_s
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
-from learnerd.gate import Gate
 from learnerd.settle import Settling
 
 log = structlog.get_logger(__name__)
@@ -59,15 +59,17 @@ class Intake:
     """Turns finished files in the inbox into arrivals.
 
     Args:
-        spool, decoder, gate: the stages.
+        spool, decoder, admission: the stages.
         settle_s: seconds after which an unchanged file counts as finished; retries wait for 1, 2 and 4 of it.
         clock: ages, settling and retries.
     """
 
-    def __init__(self, *, spool: Spool, decoder: Decoder, gate: Gate, settle_s: float, clock: Clock) -> None:
+    def __init__(
+        self, *, spool: Spool, decoder: Decoder, admission: Admission, settle_s: float, clock: Clock
+    ) -> None:
         self._spool = spool
         self._decoder = decoder
-        self._gate = gate
+        self._admission = admission
         self._settle_s = settle_s
         self._clock = clock
         self._settling = Settling(settle_s)
@@ -140,7 +142,7 @@ class Intake:
 
         A file that kills its decoder is retried, never orphaned: these files' attempts were not their fault.
         """
-        known = {retry.claim.id for retry in self._retries} | self._gate.held()
+        known = {retry.claim.id for retry in self._retries} | self._admission.held()
         orphans = [claim for claim in self._spool.resume() if claim.id not in known]
         self._unread = Backlog()
         self._unread.add([claim.path.name for claim in orphans if claim.attempt == 0])
@@ -193,7 +195,7 @@ class Intake:
             yield from self._admitted(self._decode_again(again, resumed=resumed))
 
     def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
-        return (kept for kept in self._gate.sort_all(arrivals) if kept.episodes)
+        return (kept for kept in self._admission.sort_all(arrivals) if kept.episodes)
 
     def _decode_again(
         self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
@@ -231,7 +233,7 @@ class Intake:
             return self._begin(claim)
         accepted = "a file that can be read within the decoder's limits of memory and time"
         problem = reject("decoder_died", "file", f"{claim.attempt} attempts, none finished", accepted).problem
-        self._gate.quarantine(claim, problem)
+        self._admission.quarantine(claim, problem)
         return None
 
     def _begin(self, claim: Claim) -> Claim | None:
@@ -275,7 +277,7 @@ class Intake:
             mtime_s=result.mtime,
         )
         if not arrival.episodes:
-            self._gate.finish(arrival)
+            self._admission.finish(arrival)
             return None
         return arrival
 
@@ -284,7 +286,7 @@ class Intake:
             self._spool.work_path(claim).unlink(missing_ok=True)
             self._retry(claim, delay_s=self._settle_s * 2 ** (claim.attempt - 1), resumed=resumed)
         else:
-            self._gate.quarantine(claim, problem)
+            self._admission.quarantine(claim, problem)
 
     def _retry(self, claim: Claim, *, delay_s: float, resumed: bool) -> None:
         self._retries.append(Retry(claim=claim, due_s=self._clock.monotonic() + delay_s, resumed=resumed))

@@ -8,13 +8,13 @@ from typing import Literal
 from experience.decoder import Decoder
 from experience.errors import DecoderDied, reject
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import Cycle
 from learnerd.device import choose_device
 from learnerd.errors import ConfigError
 from learnerd.exit_codes import ExitCode
-from learnerd.gate import Gate
 from learnerd.intake import SLICE_FILES, Intake
 from learnerd.maintenance import Housekeeping
 from learnerd.notify import Notifier
@@ -55,7 +55,7 @@ class Loop:
     Args:
         config: everything that can be set.
         mode: "forever"; "once": what is there now; "until_idle": until nothing is left.
-        store, spool, gate, decoder, clock: the stages.
+        store, spool, admission, decoder, clock: the stages.
         requests: what the daemon is asked to do.
 
     Attributes:
@@ -70,33 +70,35 @@ class Loop:
         mode: Mode,
         store: CheckpointStore,
         spool: Spool,
-        gate: Gate,
+        admission: Admission,
         decoder: Decoder,
         clock: Clock,
         requests: Requests,
     ) -> None:
         self._config, self._mode = config, mode
-        self._store, self._spool, self._gate, self._clock = store, spool, gate, clock
+        self._store, self._spool, self._admission, self._clock = store, spool, admission, clock
         self._requests, self._wake = requests, requests.wake
         self.change: Change | None = None
         self.cut_short = False
         self._watch = SpoolWatch(config.paths.spool, self._wake)
         settle_s = config.admission.settle_s
-        self._intake = Intake(spool=spool, decoder=decoder, gate=gate, settle_s=settle_s, clock=clock)
+        self._intake = Intake(
+            spool=spool, decoder=decoder, admission=admission, settle_s=settle_s, clock=clock
+        )
         self._pending = Pending(config.batch)
         device = choose_device(config.learner.device)
-        self._cycle = Cycle(config, store=store, spool=spool, gate=gate, device=device, clock=clock)
+        self._cycle = Cycle(config, store=store, spool=spool, admission=admission, device=device, clock=clock)
         self._trainer = Trainer(self._cycle, wake=self._wake, clock=clock)
         self._notifier = Notifier.from_environment(os.environ)
         self._telemetry = Telemetry(config=config, device=device, clock=clock, began_s=requests.began_s)
         self._reporter = Reporter(
-            config, telemetry=self._telemetry, spool=spool, gate=gate, notifier=self._notifier
+            config, telemetry=self._telemetry, spool=spool, admission=admission, notifier=self._notifier
         )
         repair = Repair(
             config.paths.state,
             store=store,
             spool=spool,
-            gate=gate,
+            admission=admission,
             cycle=self._cycle,
             writer=config.daemon.name,
             most_episodes=config.batch.chunk_episodes * config.batch.max_chunks,
@@ -112,7 +114,7 @@ class Loop:
             config,
             store=store,
             spool=spool,
-            gate=gate,
+            admission=admission,
             trainer=self._trainer,
             scrub=self._scrub,
             reporter=self._reporter,
@@ -138,7 +140,7 @@ class Loop:
         is_full = self._mode != "forever" and self._schedule.disk_is_low
         if self._failures >= MAX_FAILURES or is_full:
             return ExitCode.RETRYABLE
-        idle = self._mode != "forever" and not self._draining and self._gate.verdicts == 0
+        idle = self._mode != "forever" and not self._draining and self._admission.verdicts == 0
         return ExitCode.NOTHING_TO_DO if idle else ExitCode.OK
 
     def close(self) -> None:
@@ -171,7 +173,7 @@ class Loop:
             self._watch.start()
         resumed = self._cycle.recover(self._intake.resume())
         self._look_at_schedule()
-        kept = [arrival for arrival in map(self._gate.sort, resumed) if arrival.episodes]
+        kept = [arrival for arrival in map(self._admission.sort, resumed) if arrival.episodes]
         self._pending.add([*kept, *self._scrub.begin()], now_s=self._clock.monotonic())
         self._scan()
         if change is not None:
@@ -400,7 +402,7 @@ class Loop:
         problem = reject("update_failed", "update", value, "a batch that trains").problem
         try:
             for arrival in self._trainer.batch:
-                self._gate.refuse_all(arrival, problem)
+                self._admission.refuse_all(arrival, problem)
         except (OSError, StoreError) as failure:
             self._retry_later("publish_failed", failure, "free space, or mend the spool")
             return

@@ -9,11 +9,11 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.clock import Clock
 from learnerd.compaction import Compaction
 from learnerd.config import Config
 from learnerd.cron import Cron
-from learnerd.gate import Gate
 from learnerd.reporter import Reporter
 from learnerd.scrub import Scrub
 from learnerd.trainer import Trainer
@@ -31,7 +31,7 @@ class Housekeeping:
 
     Args:
         config: the bounds, and when.
-        store, spool, gate: what is kept within them.
+        store, spool, admission: what is kept within them.
         trainer: on whose thread.
         scrub: reads every version on that occasion.
         reporter: who is told.
@@ -46,7 +46,7 @@ class Housekeeping:
         *,
         store: CheckpointStore,
         spool: Spool,
-        gate: Gate,
+        admission: Admission,
         trainer: Trainer,
         scrub: Scrub,
         reporter: Reporter,
@@ -55,7 +55,7 @@ class Housekeeping:
         needed: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         self._needed = needed
-        self._config, self._store, self._spool, self._gate = config, store, spool, gate
+        self._config, self._store, self._spool, self._admission = config, store, spool, admission
         self._trainer, self._scrub, self._reporter, self._clock = trainer, scrub, reporter, clock
         self._wake = wake
         self._due = self._compaction_due = False
@@ -76,7 +76,7 @@ class Housekeeping:
                 self._due = False
                 self._scrub.look_at_all()
                 self._spool.sweep(self._clock.wall())
-                self._gate.compact_outcomes()
+                self._admission.compact_outcomes()
                 self._running = self._trainer.submit(self._maintain)
             if self._compaction_due:
                 self._compaction_due = False

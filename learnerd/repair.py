@@ -26,9 +26,9 @@ from experience.claims import Claim
 from experience.episode import Episode
 from experience.errors import ShardDamaged
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.cycle import Cycle
-from learnerd.gate import Gate
 from policies.acting import Acting
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.errors import BaseRejected, NothingToRollBack, StoreError, VersionDamaged
@@ -70,7 +70,7 @@ class Repair:
         state: the store's folder: each look reads it afresh, past everything that is known already.
         store: the cycle's, whose memory may hold what the disk has lost.
         spool: its archive.
-        gate, cycle: which episodes are in hand or learned.
+        admission, cycle: which episodes are in hand or learned.
         writer: the daemon's name.
         most_episodes: as many as may be handed out at once, or one version's.
     """
@@ -81,7 +81,7 @@ class Repair:
         *,
         store: CheckpointStore,
         spool: Spool,
-        gate: Gate,
+        admission: Admission,
         cycle: Cycle,
         writer: str,
         most_episodes: int,
@@ -89,7 +89,7 @@ class Repair:
         self._state = state
         self._store = store
         self._spool = spool
-        self._gate = gate
+        self._admission = admission
         self._cycle = cycle
         self._writer = writer
         self._most_episodes = most_episodes
@@ -258,11 +258,11 @@ class Repair:
         """Archive what was learned of it already; what is left to be learned."""
         rest = []
         for left in self._cycle.recover([arrival]):
-            kept = self._gate.readmit(left)
+            kept = self._admission.readmit(left)
             if kept.episodes:
                 rest.append(kept)
             else:
-                self._gate.finish(kept)
+                self._admission.finish(kept)
         return rest
 
     def _archived(self, version: int) -> tuple[list[Episode], str]:

@@ -12,10 +12,10 @@ import structlog
 
 from experience.collate import usable_steps
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.config import Config
 from learnerd.cycle import CycleReport
 from learnerd.errors import ConfigError
-from learnerd.gate import Gate
 from learnerd.judge import FAILED, PASSED, WAITING, Verdict
 from learnerd.notify import Notifier
 from learnerd.observers import Observers
@@ -61,20 +61,20 @@ class Reporter:
     Args:
         config: where the status file is.
         telemetry: the figures.
-        spool, gate: sizes and verdicts.
+        spool, admission: sizes and verdicts.
         notifier: the service manager.
     """
 
     def __init__(
-        self, config: Config, *, telemetry: Telemetry, spool: Spool, gate: Gate, notifier: Notifier
+        self, config: Config, *, telemetry: Telemetry, spool: Spool, admission: Admission, notifier: Notifier
     ) -> None:
         self._config = config
         self._telemetry = telemetry
         self._spool = spool
-        self._gate = gate
+        self._admission = admission
         self._notifier = notifier
         self._observers = Observers(config)
-        self._told = gate.counts()
+        self._told = admission.counts()
         self._mute = False
         self._healthy: dict[str, int] = {}
 
@@ -162,7 +162,7 @@ class Reporter:
             self._inferred(report.inferred)
         self._judged(report.failed or report.verdict)
         if report.published is not None:
-            self._observers.note(self._telemetry.row(report, self._gate.counts()))
+            self._observers.note(self._telemetry.row(report, self._admission.counts()))
             self._watch_entropy(report)
             self._watch_returns()
         self.write_status()
@@ -266,7 +266,7 @@ class Reporter:
         """Write the status file; a full disk must not end the daemon."""
         self._look_for_starvation()
         self._observers.report_to(self._telemetry)
-        document = self._telemetry.document(self._spool, self._gate.counts())
+        document = self._telemetry.document(self._spool, self._admission.counts())
         try:
             write_status(self._config.paths.state, document)
         except OSError as error:
@@ -278,7 +278,7 @@ class Reporter:
         self._notifier.status(self._summary())
 
     def _look_for_starvation(self) -> None:
-        starved = self._gate.starved()
+        starved = self._admission.starved()
         if starved is None:
             self._telemetry.clear_alarm("client_starved")
             return
@@ -308,7 +308,7 @@ class Reporter:
 
     def _verdicts(self) -> dict[str, dict[str, int]]:
         """Verdict -> reason -> how many came since the last line that told of them."""
-        counts, told = self._gate.counts(), self._told
+        counts, told = self._admission.counts(), self._told
         self._told = counts
         return {
             verdict: {

@@ -13,8 +13,8 @@ from experience.episode import Episode
 from experience.outcomes import Outcomes
 from experience.spool import Spool
 from experience.writer import EpisodeWriter
+from learnerd.admission import Admission
 from learnerd.clock import Clock
-from learnerd.gate import Gate
 from learnerd.intake import Intake
 from policies.behavior import log_probs
 from policies.checkpoint import Delta
@@ -91,18 +91,18 @@ class Site:
         self.spool = Spool(folder / "spool")
         self.spool.make_folders()
         clock = Clock(remember_s=3600.0)
-        self.gate = Gate(
+        self.admission = Admission(
             store=self.store,
             spool=self.spool,
             outcomes=Outcomes(folder / "state" / "outcomes.jsonl"),
             rules=Rules(max_age_s=3600.0, max_staleness=64, logp_tolerance=0.01),
             clock=clock,
         )
-        self.gate.learn_spec(SPEC)
+        self.admission.learn_spec(SPEC)
         self.decoder = Decoder()
         self.decoder.start()
         self.intake = Intake(
-            spool=self.spool, decoder=self.decoder, gate=self.gate, settle_s=0.0, clock=clock
+            spool=self.spool, decoder=self.decoder, admission=self.admission, settle_s=0.0, clock=clock
         )
 
     def fill(self, files):
@@ -125,7 +125,7 @@ class Site:
     def forget(self):
         """Let go of what was taken, as after a publish, but without learning it."""
         for arrival in self._arrivals:
-            self.gate.finish(arrival)
+            self.admission.finish(arrival)
 
     def close(self):
         self.decoder.close()

@@ -15,11 +15,11 @@ from experience.episode import Episode
 from experience.ids import uuid7
 from experience.outcomes import Outcomes
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.cycle import Cycle
-from learnerd.gate import Gate
 from learnerd.maintenance import PRUNE_EVERY, prune_store
 from learnerd.trainer import trim_memory
 from policies.store import CheckpointStore
@@ -42,7 +42,7 @@ def report(done, pid="self"):
 
 
 class Rig:
-    """The daemon's training side over a folder: gate, cycle, store, archive and retention."""
+    """The daemon's training side over a folder: admission, cycle, store, archive and retention."""
 
     def __init__(self, folder, seed, *, reuse=1.0):
         self.config = Config.model_validate(
@@ -65,7 +65,7 @@ class Rig:
         self.spool.make_folders()
         self.store = CheckpointStore(self.config.paths.state)
         admission = self.config.admission
-        self.gate = Gate(
+        self.admission = Admission(
             store=CheckpointStore(self.config.paths.state),
             spool=self.spool,
             outcomes=Outcomes(self.config.paths.state / "outcomes.jsonl"),
@@ -73,7 +73,12 @@ class Rig:
             clock=self.clock,
         )
         self.cycle = Cycle(
-            self.config, store=self.store, spool=self.spool, gate=self.gate, device="cpu", clock=self.clock
+            self.config,
+            store=self.store,
+            spool=self.spool,
+            admission=self.admission,
+            device="cpu",
+            clock=self.clock,
         )
         self.cycle.begin()
         self._rng = np.random.default_rng(seed)
@@ -84,7 +89,7 @@ class Rig:
         arrivals = [self._arrival(number, "a")]
         if number % REFUSED_EVERY == 0:
             arrivals.append(self._arrival(number, "old", ended_at=0.0))
-        kept = [arrival for arrival in map(self.gate.sort, arrivals) if arrival.episodes]
+        kept = [arrival for arrival in map(self.admission.sort, arrivals) if arrival.episodes]
         report = self.cycle.run(kept)
         trim_memory()
         self._version = report.published.version

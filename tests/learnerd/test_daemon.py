@@ -178,7 +178,9 @@ def test_a_crash_after_publish_then_an_online_save_learns_nothing_twice(site, dr
 def test_a_file_whose_daemon_dies_while_reading_it_is_read_again(site, drop):
     for _ in range(4):
         drop()
-    site.run_and_crash("import learnerd.gate; learnerd.gate.Gate._sort = lambda *a: os._exit(77)")
+    site.run_and_crash(
+        "import learnerd.admission; learnerd.admission.Admission._sort = lambda *a: os._exit(77)"
+    )
     for _ in range(4):  # more often than a file that kills its decoder would survive
         site.run_and_crash("import learnerd.cycle; learnerd.cycle.Cycle.run = lambda *a: os._exit(77)")
     assert site.learnerd("run", "--until-idle").returncode == 0

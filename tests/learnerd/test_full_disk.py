@@ -14,9 +14,9 @@ from experience.admission import Rules
 from experience.outcomes import Outcomes
 from experience.spool import Spool
 from learnerd import daemon
+from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
-from learnerd.gate import Gate
 from learnerd.intake import Intake
 from learnerd.status_file import live_document, new_document, read_status, write_status
 from policies.errors import StoreError
@@ -37,8 +37,8 @@ def spool(tmp_path):
 
 
 @pytest.fixture
-def gate(tmp_path, spool):
-    return Gate(
+def admission(tmp_path, spool):
+    return Admission(
         store=CheckpointStore(tmp_path / "state"),
         spool=spool,
         outcomes=Outcomes(tmp_path / "state" / "outcomes.jsonl"),
@@ -58,17 +58,17 @@ def arrive(spool, make_episode):
     return build
 
 
-def test_a_claim_that_cannot_be_finished_stays_held(gate, spool, arrive, monkeypatch):
-    arrival = gate.sort(arrive("a"))
+def test_a_claim_that_cannot_be_finished_stays_held(admission, spool, arrive, monkeypatch):
+    arrival = admission.sort(arrive("a"))
     with monkeypatch.context() as patched:
         patched.setattr(spool, "finish", full)
         with pytest.raises(OSError, match="No space"):
-            gate.finish(arrival)
-    assert gate.held() == {arrival.claim.id}  # else a scan would take it up a second time
-    gate.finish(arrival)
-    assert gate.held() == set()
+            admission.finish(arrival)
+    assert admission.held() == {arrival.claim.id}  # else a scan would take it up a second time
+    admission.finish(arrival)
+    assert admission.held() == set()
     assert spool.resume() == []
-    assert gate.verdicts == 1
+    assert admission.verdicts == 1
 
 
 class Decoded:
@@ -87,44 +87,52 @@ class Decoded:
             yield SimpleNamespace(job=job, died=False, problem=None, decoded=decoded, mtime=time.time())
 
 
-def test_files_before_and_after_the_one_that_fails_are_not_lost(gate, spool, make_episode, monkeypatch):
+def test_files_before_and_after_the_one_that_fails_are_not_lost(admission, spool, make_episode, monkeypatch):
     intake = Intake(
-        spool=spool, decoder=Decoded(make_episode), gate=gate, settle_s=0.0, clock=Clock(remember_s=1.0)
+        spool=spool,
+        decoder=Decoded(make_episode),
+        admission=admission,
+        settle_s=0.0,
+        clock=Clock(remember_s=1.0),
     )
     for name in ("a", "b", "c", "d"):
         (spool.root / "in" / name).write_text("")
     intake.note(["a", "b", "c", "d"])
     taken = []
     with monkeypatch.context() as patched:
-        sort = gate._sort
-        patched.setattr(gate, "_sort", lambda it: full() if it.claim.name == "c" else sort(it))
+        sort = admission._sort
+        patched.setattr(admission, "_sort", lambda it: full() if it.claim.name == "c" else sort(it))
         with pytest.raises(OSError, match="No space"):
             taken += intake.take(64)  # extends up to the error
         taken += []
     names = {arrival.claim.name for arrival in taken}
     for _ in range(5):  # the disk stays full for some scans
         with monkeypatch.context() as patched, contextlib.suppress(OSError):
-            patched.setattr(gate, "_sort", full)
+            patched.setattr(admission, "_sort", full)
             intake.scan()
             list(intake.take(64))
     intake.scan()
     names |= {arrival.claim.name for arrival in intake.take(64)}
     assert names == {"a", "b", "c", "d"}
-    assert {claim.id for claim in spool.resume()} == gate.held()
-    assert len(gate.held()) == 4
+    assert {claim.id for claim in spool.resume()} == admission.held()
+    assert len(admission.held()) == 4
 
 
 def test_a_claim_that_the_training_thread_finishes_during_a_scan_is_no_orphan(
-    gate, spool, arrive, make_episode, monkeypatch
+    admission, spool, arrive, make_episode, monkeypatch
 ):
     intake = Intake(
-        spool=spool, decoder=Decoded(make_episode), gate=gate, settle_s=0.0, clock=Clock(remember_s=1.0)
+        spool=spool,
+        decoder=Decoded(make_episode),
+        admission=admission,
+        settle_s=0.0,
+        clock=Clock(remember_s=1.0),
     )
-    arrival, listed = gate.sort(arrive("a")), spool.resume
+    arrival, listed = admission.sort(arrive("a")), spool.resume
 
     def finish_while_listing():
         claims = listed()
-        gate.finish(arrival)
+        admission.finish(arrival)
         return claims
 
     monkeypatch.setattr(spool, "resume", finish_while_listing)

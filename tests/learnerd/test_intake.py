@@ -58,18 +58,18 @@ class Gate:
 
 
 @pytest.fixture
-def gate():
+def admission():
     return Gate()
 
 
 @pytest.fixture
-def intake(tmp_path, gate):
+def intake(tmp_path, admission):
     spool = Spool(tmp_path)
     spool.make_folders()
     for name in ("a.npz", "b.npz", "c.npz"):
         (tmp_path / "in" / name).write_bytes(b"")
     clock = Clock(remember_s=3600.0)
-    return Intake(spool=spool, decoder=Decoder(), gate=gate, settle_s=0.0, clock=clock)
+    return Intake(spool=spool, decoder=Decoder(), admission=admission, settle_s=0.0, clock=clock)
 
 
 def taken(intake, *, into):
@@ -78,29 +78,29 @@ def taken(intake, *, into):
         into.append(arrival.claim.name)
 
 
-def test_what_passed_before_an_error_is_not_lost(intake, gate):
-    gate.failing = {"b.npz"}
+def test_what_passed_before_an_error_is_not_lost(intake, admission):
+    admission.failing = {"b.npz"}
     got = []
     with pytest.raises(OSError, match="injected"):
         taken(intake, into=got)
     assert got == ["a.npz"]
-    gate.failing = set()
+    admission.failing = set()
     taken(intake, into=got)
     assert sorted(got) == ["a.npz", "b.npz", "c.npz"]
     assert intake.idle
 
 
-def test_a_disk_that_keeps_failing_is_no_file_s_fault(intake, gate):
-    gate.failing = {"a.npz", "b.npz", "c.npz"}
+def test_a_disk_that_keeps_failing_is_no_file_s_fault(intake, admission):
+    admission.failing = {"a.npz", "b.npz", "c.npz"}
     for _ in range(3 * MAX_ATTEMPTS):
         with pytest.raises(OSError, match="injected"):
             taken(intake, into=[])
-    gate.failing = set()
+    admission.failing = set()
     got = []
     taken(intake, into=got)
     taken(intake, into=got)
     assert sorted(got) == ["a.npz", "b.npz", "c.npz"]
-    assert gate.quarantined == []
+    assert admission.quarantined == []
 
 
 def attempts(intake):
@@ -108,7 +108,7 @@ def attempts(intake):
     return {claim.name: claim.attempt for claim in intake._spool.resume()}
 
 
-def test_files_may_be_claimed_without_being_read(intake, gate):
+def test_files_may_be_claimed_without_being_read(intake, admission):
     intake.scan(adopt=False)
     intake.claim()
     assert attempts(intake) == {"a.npz": 0, "b.npz": 0, "c.npz": 0}

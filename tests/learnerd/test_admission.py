@@ -1,4 +1,4 @@
-"""The gate holds what clients claim against the versions in the store."""
+"""Admission holds what clients claim against the versions in the store."""
 
 import time
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pytest
 from experience.admission import Rules, admit_all
 from experience.outcomes import Outcomes
 from experience.spool import Spool
+from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
-from learnerd.gate import Gate
 from policies.actor import Actor
 from policies.checkpoint import Delta, LedgerEntry
 from policies.initial import initial_checkpoint
@@ -47,12 +47,12 @@ def prune(store, max_staleness):
 
 
 @pytest.fixture
-def gate(tmp_path, state):
+def admission(tmp_path, state):
     def build(**changes):
         spool = Spool(tmp_path / "spool")
         spool.make_folders()
         rules = {"max_age_s": 1e12, "max_staleness": 8, "logp_tolerance": 0.01, **changes}
-        built = Gate(
+        built = Admission(
             store=CheckpointStore(state),
             spool=spool,
             outcomes=Outcomes(state / "outcomes.jsonl"),
@@ -66,18 +66,18 @@ def gate(tmp_path, state):
     return build
 
 
-def arrival(gate, *episodes):
+def arrival(admission, *episodes):
     name = f"{time.monotonic_ns()}.npz"
-    (gate.spool.root / "in" / name).write_bytes(b"")
-    claim = gate.spool.claim(name)
+    (admission.spool.root / "in" / name).write_bytes(b"")
+    claim = admission.spool.claim(name)
     return Arrival(claim=claim, episodes=episodes, claimed_at=time.time(), seen_s=None, mtime_s=time.time())
 
 
-def refused(gate, *episodes):
+def refused(admission, *episodes):
     """The reasons that were counted when ``episodes`` came in."""
-    before = gate.counts()["refused"]
-    gate.sort(arrival(gate, *episodes))
-    after = gate.counts()["refused"]
+    before = admission.counts()["refused"]
+    admission.sort(arrival(admission, *episodes))
+    after = admission.counts()["refused"]
     return {
         reason: count - before.get(reason, 0)
         for reason, count in after.items()
@@ -110,8 +110,8 @@ def played(state, make_episode):
     return play
 
 
-def test_what_this_process_publishes_between_two_files_is_seen(state, gate, played):
-    store, sorting = publish(state), gate()
+def test_what_this_process_publishes_between_two_files_is_seen(state, admission, played):
+    store, sorting = publish(state), admission()
     episode = played("a")
     first, again = arrival(sorting, episode), arrival(sorting, episode)
 
@@ -127,9 +127,9 @@ def test_what_this_process_publishes_between_two_files_is_seen(state, gate, play
     assert sorting.counts()["refused"] == {"duplicate": 1}
 
 
-def test_files_sorted_together_cost_one_look_at_the_store(state, gate, played, monkeypatch):
+def test_files_sorted_together_cost_one_look_at_the_store(state, admission, played, monkeypatch):
     publish(state)
-    sorting, looks, made = gate(), [], [played(name) for name in "abc"]
+    sorting, looks, made = admission(), [], [played(name) for name in "abc"]
     real = CheckpointStore.head
     monkeypatch.setattr(CheckpointStore, "head", lambda store: looks.append(1) or real(store))
     kept = list(sorting.sort_all([arrival(sorting, one) for one in made]))
@@ -138,24 +138,24 @@ def test_files_sorted_together_cost_one_look_at_the_store(state, gate, played, m
 
 
 @pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS, replace(DISCRETE, layer_norm=True)])
-def test_what_our_own_actor_logs_is_admitted(state, gate, played, spec):
+def test_what_our_own_actor_logs_is_admitted(state, admission, played, spec):
     publish(state, spec, count=3)
-    assert refused(gate(), played("a")) == {}
+    assert refused(admission(), played("a")) == {}
 
 
-def test_masks_and_padded_observations_are_part_of_it(state, gate, played):
+def test_masks_and_padded_observations_are_part_of_it(state, admission, played):
     publish(state, count=2)
-    admitting = gate(width="padded")
+    admitting = admission(width="padded")
     episode = played("a", masked=True, width=3)
     assert refused(admitting, episode) == {}
     assert refused(admitting, replace(episode, episode_id="b", mask=None)) == {"logp_mismatch": 1}
 
 
-def test_log_probabilities_of_another_version_are_refused(state, gate, played):
+def test_log_probabilities_of_another_version_are_refused(state, admission, played):
     publish(state)
     old = played("a")
     publish(state)
-    admitting = gate()
+    admitting = admission()
     assert refused(admitting, old) == {}
     assert refused(admitting, replace(old, episode_id="b", policy_version=2)) == {"logp_mismatch": 1}
     record = (state / "outcomes.jsonl").read_text()
@@ -163,51 +163,51 @@ def test_log_probabilities_of_another_version_are_refused(state, gate, played):
     assert "logp[" in record
 
 
-def test_a_temperature_of_its_own_is_refused_unless_no_version_is_noted(state, gate, played):
+def test_a_temperature_of_its_own_is_refused_unless_no_version_is_noted(state, admission, played):
     publish(state)
     episode = played("a")
     warm = replace(episode, logp=episode.logp * 0.7)
-    admitting = gate()
+    admitting = admission()
     assert refused(admitting, warm) == {"logp_mismatch": 1}
     assert refused(admitting, replace(warm, episode_id="b", policy_version=None)) == {}
-    assert refused(gate(logp_tolerance=0.0), replace(warm, episode_id="c")) == {}
+    assert refused(admission(logp_tolerance=0.0), replace(warm, episode_id="c")) == {}
 
 
-def test_a_pruned_version_is_held_against_while_its_actor_is_kept(state, gate, played):
+def test_a_pruned_version_is_held_against_while_its_actor_is_kept(state, admission, played):
     store = publish(state)
     episode = played("a")
     wrong = replace(episode, logp=episode.logp - 0.1)
     publish(state, count=4)
     assert 1 in prune(store, 8)
-    admitting = gate()
+    admitting = admission()
     assert refused(admitting, episode) == {}
     assert refused(admitting, replace(wrong, episode_id="b")) == {"logp_mismatch": 1}
     (state / "actors" / "00000001.safetensors").unlink()
-    assert refused(gate(), replace(wrong, episode_id="c")) == {}
+    assert refused(admission(), replace(wrong, episode_id="c")) == {}
 
 
-def test_a_version_above_the_head_is_refused(state, gate, played):
+def test_a_version_above_the_head_is_refused(state, admission, played):
     publish(state, count=2)
-    assert refused(gate(), played("a", policy_version=3)) == {"unknown_version": 1}
+    assert refused(admission(), played("a", policy_version=3)) == {"unknown_version": 1}
 
 
-def test_too_stale_is_too_stale_also_when_the_version_is_gone(state, gate, played):
+def test_too_stale_is_too_stale_also_when_the_version_is_gone(state, admission, played):
     store = publish(state)
     episode = played("a")
     publish(state, count=3)
     prune(store, 2)
-    assert refused(gate(max_staleness=2), episode) == {"too_stale": 1}
+    assert refused(admission(max_staleness=2), episode) == {"too_stale": 1}
 
 
-def test_shapes_come_from_whoever_publishes_first(state, gate, played, make_episode):
-    admitting = gate()
+def test_shapes_come_from_whoever_publishes_first(state, admission, played, make_episode):
+    admitting = admission()
     publish(state)
     assert refused(admitting, make_episode("a", width=9)) == {"observation_width": 1}
 
 
-def test_a_client_starves_until_something_of_it_is_learned(state, gate, make_episode):
+def test_a_client_starves_until_something_of_it_is_learned(state, admission, make_episode):
     publish(state)
-    admitting = gate()
+    admitting = admission()
     bad = [make_episode(f"bad{i}", policy_version=9) for i in range(6)]
     assert refused(admitting, *bad[:2]) == {"unknown_version": 2}
     assert admitting.starved() is None
@@ -225,9 +225,9 @@ def test_a_client_starves_until_something_of_it_is_learned(state, gate, make_epi
     assert admitting.starved() is None
 
 
-def test_an_episode_that_came_twice_is_no_starvation(state, gate, make_episode):
+def test_an_episode_that_came_twice_is_no_starvation(state, admission, make_episode):
     publish(state)
-    admitting = gate()
+    admitting = admission()
     admitting.learned(admitting.sort(arrival(admitting, make_episode("good"))))
     held = admitting.sort(arrival(admitting, make_episode("held", client_id="other")))
     for _ in range(5):

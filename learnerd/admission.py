@@ -1,7 +1,6 @@
-"""Gate: what becomes of every episode that is not learned from: duplicates, refusals, unreadable files."""
+"""Admission: which episodes may be learned from; the others are set aside, each with a durable record."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,13 +14,14 @@ from experience.behavior_check import acting_versions
 from experience.claims import Claim
 from experience.episode import Episode, EpisodeKey
 from experience.errors import Problem, reject
-from experience.outcomes import Outcome, Outcomes
+from experience.outcomes import Outcomes
 from experience.space_parsing import action_space_of
 from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.behavior import BehaviorCache
 from learnerd.clock import Clock
 from learnerd.lineage import Lineage
+from learnerd.set_aside import SetAside
 from learnerd.starvation import Starvation, Starved
 from policies.behavior import log_probs
 from policies.checkpoint import Checkpoint, LedgerEntry
@@ -31,7 +31,7 @@ from policies.store import CheckpointStore
 log = structlog.get_logger(__name__)
 
 
-class Gate:
+class Admission:
     """Judges episodes and sets aside, with a durable record, each one that is not to be learned from.
 
     Safe to call from the intake and from the training thread. Every verdict is keyed by claim and episode, so
@@ -61,7 +61,7 @@ class Gate:
     ) -> None:
         self._store = store
         self._spool = spool
-        self._outcomes = outcomes
+        self._aside = SetAside(spool=spool, outcomes=outcomes, clock=clock)
         self._rules = rules
         self._clock = clock
         self._lineage = Lineage(store, rules.max_staleness)
@@ -186,7 +186,7 @@ class Gate:
             for episode in arrival.episodes:
                 if episode.key in gone:
                     self._in_flight.pop(episode.key, None)
-                    self._record(arrival.claim, episode, _duplicate(episode))
+                    self._aside.record(arrival.claim, [(episode, _duplicate(episode))])
             return arrival.keeping(tuple(e for e in arrival.episodes if e.key not in gone))
 
     def refuse_some(self, arrival: Arrival, keys: Collection[EpisodeKey], problem: Problem) -> Arrival:
@@ -220,8 +220,7 @@ class Gate:
         """Let go of a file whose every episode has its verdict; keep one with unreadable parts aside."""
         with self._lock:
             if arrival.problems:
-                self._record_problems(arrival.claim, arrival.problems)
-                self._spool.quarantine(arrival.claim, arrival.problems[0], now=self._clock.wall())
+                self._aside.quarantine(arrival.claim, arrival.problems)
             else:
                 self._spool.finish(arrival.claim)
             # Held until here: on an error the caller comes again, and nobody else may take the claim up.
@@ -230,8 +229,7 @@ class Gate:
     def quarantine(self, claim: Claim, problem: Problem) -> None:
         """Set an unreadable file aside with its reason."""
         with self._lock:
-            self._record_problems(claim, [problem])
-            self._spool.quarantine(claim, problem, now=self._clock.wall())
+            self._aside.quarantine(claim, [problem])
             self._let_go(claim, ())
 
     def mean_staleness(self, episodes: Sequence[Episode]) -> float | None:
@@ -250,12 +248,12 @@ class Gate:
     def counts(self) -> dict[str, dict[str, int]]:
         """Refusals and quarantines by reason, since the store was begun."""
         with self._lock:
-            return self._outcomes.counts()
+            return self._aside.counts()
 
     def compact_outcomes(self) -> None:
         """Shorten a long record of outcomes; call it from the thread that claims."""
         with self._lock:
-            self._outcomes.fold({claim.id for claim in self._spool.resume()})
+            self._aside.shorten()
 
     def _without_rejected(self, arrival: Arrival) -> Arrival:
         verdicts = {e.key: rejected_version(e, self._lineage.rejected) for e in arrival.episodes}
@@ -280,7 +278,7 @@ class Gate:
         for episode in episodes:
             self._in_flight.pop(episode.key, None)
         self._held.discard(claim.id)
-        self._outcomes.forget(claim.id)
+        self._aside.forget(claim)
 
     def _without_duplicates(self, arrival: Arrival) -> Arrival:
         hits = self._store.lookup([episode.key for episode in arrival.episodes], look_again=False)
@@ -290,13 +288,13 @@ class Gate:
         for episode in arrival.episodes:
             hit = hits.get(episode.key)
             known = hit.row_sha256 if hit else self._in_flight.get(episode.key) or beside.get(episode.key)
-            if self._outcomes.known(_outcome_key(arrival.claim, episode)):
+            if self._aside.known(arrival.claim, episode):
                 continue  # refused from this very file before a restart
             if known is None:
                 fresh.append(episode)
                 beside[episode.key] = episode.row_sha256
             elif episode.row_sha256.startswith(known):
-                self._record(arrival.claim, episode, _duplicate(episode))
+                self._aside.record(arrival.claim, [(episode, _duplicate(episode))])
             else:
                 conflicts.append((episode, _conflict(episode, known)))
         self._refuse(arrival.claim, conflicts)
@@ -322,76 +320,9 @@ class Gate:
         return None if acting is None else log_probs(acting, obs, action, mask)
 
     def _refuse(self, claim: Claim, refused: list[tuple[Episode, Problem]]) -> None:
-        by_reason: dict[str, list[tuple[Episode, Problem]]] = defaultdict(list)
+        self._aside.refuse(claim, refused)
         for episode, problem in refused:
-            by_reason[problem.reason].append((episode, problem))
-        for reason, rows in by_reason.items():
-            self._spool.refuse(claim, reason, [e for e, _ in rows], [problem for _, problem in rows])
-        if refused:
-            self._outcomes.record([self._outcome(claim, e, problem) for e, problem in refused])
-        for episode, problem in refused:
-            _log_refusal(claim, episode, problem)
             self._starvation.refused(episode.client_id, problem.reason)
-
-    def _record(self, claim: Claim, episode: Episode, problem: Problem) -> None:
-        self._outcomes.record([self._outcome(claim, episode, problem)])
-        _log_refusal(claim, episode, problem)
-
-    def _outcome(self, claim: Claim, episode: Episode, problem: Problem) -> Outcome:
-        return Outcome(
-            key=_outcome_key(claim, episode),
-            verdict="refused",
-            reason=problem.reason,
-            name=claim.name,
-            field=problem.field,
-            value=problem.value,
-            accepted=problem.accepted,
-            client_id=episode.client_id,
-            at=self._clock.wall(),
-        )
-
-    def _record_problems(self, claim: Claim, problems: Sequence[Problem]) -> None:
-        self._outcomes.record(
-            [
-                Outcome(
-                    key=f"{claim.id}/{'' if problem.index is None else problem.index}",
-                    verdict="quarantined",
-                    reason=problem.reason,
-                    name=claim.name,
-                    field=problem.field,
-                    value=problem.value,
-                    accepted=problem.accepted,
-                    client_id="",
-                    at=self._clock.wall(),
-                )
-                for problem in problems
-            ],
-        )
-        for problem in problems:
-            log.debug(
-                "file_quarantined",
-                file=claim.name,
-                reason=problem.reason,
-                field=problem.field,
-                value=problem.value,
-            )
-
-
-def _outcome_key(claim: Claim, episode: Episode) -> str:
-    return f"{claim.id}/{episode.key.digest().hex()}"
-
-
-def _log_refusal(claim: Claim, episode: Episode, problem: Problem) -> None:
-    log.debug(
-        "episode_refused",
-        file=claim.name,
-        client_id=episode.client_id,
-        episode_id=episode.episode_id,
-        segment=episode.segment,
-        reason=problem.reason,
-        field=problem.field,
-        value=problem.value,
-    )
 
 
 def _duplicate(episode: Episode) -> Problem:
