@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class SetAside:
-    """Writes verdicts down, each keyed by claim and episode: to write one again after a crash changes nothing.
+    """Writes verdicts down, each keyed by claim and episode: to write one twice changes nothing.
 
     Args:
         spool: where refused and unreadable files go.
