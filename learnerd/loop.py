@@ -6,7 +6,7 @@ import time
 from typing import Literal
 
 from experience.decoder import Decoder
-from experience.errors import DecoderDied, reject
+from experience.errors import DecoderDied
 from experience.spool import Spool
 from learnerd.admission import Admission
 from learnerd.clock import Clock
@@ -23,6 +23,7 @@ from learnerd.reload import Change, reread
 from learnerd.repair import Repair
 from learnerd.reporter import Reporter
 from learnerd.requests import Requests
+from learnerd.retries import Retries
 from learnerd.rollbacks import Rollbacks
 from learnerd.schedule import Schedule
 from learnerd.scrub import Scrub
@@ -31,7 +32,7 @@ from learnerd.telemetry import Telemetry
 from learnerd.trainer import Trainer
 from learnerd.warm_up import warm_up
 from learnerd.watch import SpoolWatch
-from policies.errors import BadDelta, DriftTooLarge, StoreError
+from policies.errors import StoreError
 from policies.store import CheckpointStore
 
 Mode = Literal["forever", "once", "until_idle"]
@@ -44,9 +45,6 @@ LOOK_EVERY_S = 1.0
 
 SCAN_PAUSE = 10.0
 """Times its own cost between two scans: with a million files waiting looking must not be all."""
-
-MAX_FAILURES = 3
-"""How often a batch may fail: then it is set aside, or a run that is to end ends without it."""
 
 
 class Loop:
@@ -124,9 +122,15 @@ class Loop:
         )
         self._rollbacks = Rollbacks(config, store=store, trainer=self._trainer, reporter=self._reporter)
         self._schedule = Schedule(config, clock=clock, finite=mode != "forever")
-        self._failures = self._unexplained = 0
+        self._retries = Retries(
+            self._pending,
+            admission=admission,
+            reporter=self._reporter,
+            clock=clock,
+            longest_s=config.schedule.rescan_s,
+        )
         self._intake_failed = False
-        self._resume_at_s = self._next_scan_s = self._next_status_s = 0.0
+        self._next_scan_s = self._next_status_s = 0.0
 
     def run(self) -> int:
         """Run until told to stop, or until nothing is left in the finite modes; returns the exit code.
@@ -137,8 +141,10 @@ class Loop:
             self._wake.wait(self._wait_s())
             self._wake.clear()
             self._round()
+        if self._draining:
+            self._reporter.draining()  # it may have come after the last round
         is_full = self._mode != "forever" and self._schedule.disk_is_low
-        if self._failures >= MAX_FAILURES or is_full:
+        if self._retries.exhausted or is_full:
             return ExitCode.RETRYABLE
         idle = self._mode != "forever" and not self._draining and self._admission.verdicts == 0
         return ExitCode.NOTHING_TO_DO if idle else ExitCode.OK
@@ -293,9 +299,14 @@ class Loop:
     def _hand_over(self) -> None:
         """Start a cycle when a batch is due and the trainer is free."""
         now = self._clock.monotonic()
-        if self._schedule.held or self._trainer.busy or not len(self._pending) or now < self._resume_at_s:
+        if (
+            self._schedule.held
+            or self._trainer.busy
+            or not len(self._pending)
+            or now < self._retries.resume_at_s
+        ):
             return
-        if self._flushing or self._pending.wait_s(now) == 0.0:
+        if len(self._pending) and (self._flushing or self._pending.wait_s(now) == 0.0):
             self._trainer.start(self._pending.take())
 
     @property
@@ -320,7 +331,7 @@ class Loop:
         if self._trainer.busy or self._rollbacks.busy:
             return False
         ending = self._draining or self._mode != "forever"
-        if ending and (self._schedule.held or self._failures >= MAX_FAILURES):
+        if ending and (self._schedule.held or self._retries.exhausted):
             return True  # what is in hand stays claimed
         if len(self._pending) or not ending or (self._scrub.unfinished and not self._draining):
             return False
@@ -361,63 +372,23 @@ class Loop:
         if due_s is None:
             idle = self._mode != "forever" and self._intake.idle
             return 0.0 if idle or self._draining else HEARTBEAT_S
-        return max(0.0 if self._flushing else due_s, self._resume_at_s - now)
+        return max(0.0 if self._flushing else due_s, self._retries.resume_at_s - now)
 
     def _take_report(self) -> None:
         try:
             report = self._trainer.take_report()
-        except (StoreError, OSError) as error:
-            if isinstance(error, BadDelta):
-                self._retry_or_set_aside(error)
-            else:
-                self._retry_later("publish_failed", error, _remedy(error))
         except Exception as error:  # noqa: BLE001 - whatever a batch does, the daemon goes on
-            self._retry_or_set_aside(error)
+            self._retries.failed(self._trainer.batch, error)
         else:
             if report is not None:
-                self._failures = self._unexplained = 0
+                self._retries.succeeded()
                 self._reporter.cycle(report, number=self._trainer.cycles)
                 self._rollbacks.note(report)
                 if report.published is not None:
                     self._housekeeping.published(report.published.version)
-
-    def _retry_later(self, alarm: str, error: Exception, remedy: str) -> None:
-        """Keep the batch, and try it again after a while; nothing of it is lost."""
-        now = self._clock.monotonic()
-        self._failures += 1
-        self._pending.put_back(self._trainer.batch, now_s=now)
-        self._resume_at_s = now + min(self._config.schedule.rescan_s, 2.0 ** min(self._failures, 8))
-        self._reporter.failure(alarm, error, remedy)
-
-    def _retry_or_set_aside(self, error: Exception) -> None:
-        """Try a batch that failed for an unknown reason again, then refuse it; the others go on."""
-        self._unexplained += 1
-        self._reporter.failure(
-            "cycle_failed", error, "look at the log; the batch is tried again", unexpected=True
-        )
-        if self._unexplained < MAX_FAILURES:
-            self._retry_later("cycle_failed", error, "look at the log; the batch is tried again")
-            return
-        value = f"{type(error).__name__}: {error}"
-        problem = reject("update_failed", "update", value, "a batch that trains").problem
-        try:
-            for arrival in self._trainer.batch:
-                self._admission.refuse_all(arrival, problem)
-        except (OSError, StoreError) as failure:
-            self._retry_later("publish_failed", failure, "free space, or mend the spool")
-            return
-        self._failures = self._unexplained = 0
-        remedy = "its episodes are in refused/update_failed; look at the log, then deposit them again"
-        self._reporter.failure("cycle_failed", error, remedy)
 
     def _beat(self) -> None:
         """Send a watchdog beat, but only while the learner makes progress."""
         limit_s = self._notifier.watchdog_s
         if limit_s is not None and self._trainer.busy_s < limit_s:
             self._notifier.watchdog()
-
-
-def _remedy(error: Exception) -> str:
-    if isinstance(error, DriftTooLarge):
-        return "raise [merge] drift_limit, or let the online learner publish less often; nothing is lost"
-    return "free space, or mend the state folder"

@@ -110,7 +110,7 @@ def test_while_held_files_are_claimed_but_not_read(site, drop, rounds, monkeypat
     (site.folder / "spool" / "busy" / "game").unlink(missing_ok=True)
     go(loop, lambda: learned(site) == ["episode-1", "episode-2"] and site.files("claimed") == [])
     assert whys(site) == []
-    assert loop._gate.counts()["refused"] == {}
+    assert loop._admission.counts()["refused"] == {}
 
 
 def test_after_hours_of_it_fresh_files_are_as_young_as_ever(site, drop, rounds):
@@ -121,7 +121,7 @@ def test_after_hours_of_it_fresh_files_are_as_young_as_ever(site, drop, rounds):
     drop()
     go(loop, lambda: document(site)["latency"]["drop_to_publish_p50_s"] is not None)
     assert learned(site) == ["episode-1"]
-    assert loop._gate.counts()["refused"] == {}
+    assert loop._admission.counts()["refused"] == {}
     assert 0.0 <= document(site)["latency"]["drop_to_publish_p50_s"] < 600.0
 
 
@@ -180,7 +180,7 @@ def test_a_pause_outlasts_a_kill_and_what_came_meanwhile_does_not_age(site, drop
     assert unread(site) == ["old.npz", "young.npz"]
     assert site.learnerd("resume").returncode == 0
     go(loop, lambda: learned(site) == ["episode-1"] and site.files("claimed") == [])
-    assert loop._gate.counts()["refused"] == {"too_old": 1}
+    assert loop._admission.counts()["refused"] == {"too_old": 1}
     assert site.archived_ids() == ["episode-1"]
 
 

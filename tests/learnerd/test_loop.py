@@ -10,6 +10,7 @@ from learnerd import daemon
 from learnerd.arrival import Arrival
 from learnerd.config import Config
 from learnerd.loop import LOOK_EVERY_S
+from learnerd.notify import Notifier
 from learnerd.requests import Requests
 
 
@@ -40,3 +41,15 @@ def test_a_full_queue_waits_for_the_trainer_even_when_a_retry_is_due(config, cla
         loop._pending.add([waiting], now_s=loop._clock.monotonic())
         assert loop._pending.room(1) == 0
         assert loop._wait_s() == LOOK_EVERY_S
+
+
+def test_a_stop_between_the_last_round_and_the_end_is_told_too(config, monkeypatch):
+    requests = Requests()
+    told = []
+    monkeypatch.setattr(Notifier, "stopping", lambda _, text: told.append(text))
+    with daemon._build(config, "forever", requests) as loop:
+        loop.start()
+        monkeypatch.setattr(loop, "_round", lambda: setattr(requests, "stop", True))
+        loop._wake.set()
+        assert loop.run() == 0
+    assert told == ["draining"]
