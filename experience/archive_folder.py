@@ -54,6 +54,16 @@ def compacted_shards(folder: Path) -> dict[Path, range]:
     return dict(sorted(found.items()))
 
 
+def first_version(root: Path) -> int | None:
+    """Return the lowest version that some shard may hold, by their names; None: there is no shard."""
+    firsts = [
+        first
+        for folder in day_folders(root)
+        for first in (*own_shards(folder), *(held[0] for held in compacted_shards(folder).values()))
+    ]
+    return min(firsts, default=None)
+
+
 def _is_day(name: str) -> bool:
     try:
         return date.fromisoformat(name).isoformat() == name

@@ -307,6 +307,7 @@ class Store(Table):
     keep_every: CountOrZero = 100
     keep_minutes: PositiveOrZero = 10.0
     keep_bytes: Count = 10_737_418_240
+    keep_records_bytes: CountOrZero = 1_073_741_824
 
 
 class Export(Table):

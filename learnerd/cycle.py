@@ -15,7 +15,7 @@ from learnerd.clock import Clock
 from learnerd.config import Config
 from learnerd.diverging import diverging
 from learnerd.judge import Judge, Ruling, Verdict
-from learnerd.learn import NO_PASSES, Learned, Passes, chunked, infer_spec, learn, ledger_entries
+from learnerd.learn import NO_PASSES, Learned, Passes, chunked, infer_spec, learn, ledger_entries, made_here
 from learnerd.recorded_passes import note_of
 from learnerd.reuse import Reuse
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
@@ -235,7 +235,7 @@ class Cycle:
         if head is None and spec is not None:
             base = initial_checkpoint(spec, seed=self._config.learner.seed)
             record = {
-                "seed": self._config.learner.seed,
+                **made_here(seed=self._config.learner.seed, device=self._device),
                 "config_digest": self._config.digest(),
                 "updates": [],
             }

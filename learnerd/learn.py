@@ -1,10 +1,9 @@
 """Learn: admitted episodes in, a delta out. The daemon and ``replay`` run this same stage."""
 
 import itertools
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from experience.flattening import IMAGE_AXES
 from experience.space_parsing import action_space_of_rows, space_of_rows
 from experience.spaces import BoxSpace, ImageSpace, Space
 from learnerd.config_tables import Policy
+from learnerd.provenance import libraries, machine
 from learnerd.recovered import Behavior, logp_sources, recover_logp
 from learnerd.replay_buffer import Archived
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
@@ -134,7 +134,11 @@ def learn(
         delta=replace(delta, counters={**delta.counters, **passes.counters(), **sources}),
         chunks=tuple(tuple(chunk) for chunk in chunks),
         reports=tuple(reports),
-        record=_record(seed, seeds, reports, replays, device),
+        record={
+            **made_here(seed=seed, device=device),
+            "settings": asdict(settings),
+            "updates": _updates(seeds, reports, replays),
+        },
         sample_obs=sample(batch.obs),
     )
 
@@ -226,35 +230,32 @@ def _most_common(values: Iterable[T]) -> T:
     return Counter(values).most_common(1)[0][0]
 
 
-def _record(
-    seed: int,
-    seeds: Sequence[int],
-    reports: Sequence[UpdateReport],
-    replays: Sequence[Sequence[Archived]],
-    device: str,
-) -> dict[str, Any]:
+def made_here(*, seed: int, device: str) -> dict[str, Any]:
+    """What every record says: from which seed, on what machine, with which code and libraries."""
     return {
         "seed": seed,
         "device": device,
         "threads": torch.get_num_threads(),
-        "libraries": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-        },
-        "updates": [
-            {
-                "seed": update_seed_,
-                "learning_rate": report.learning_rate,
-                "episodes": report.n_episodes,
-                "steps": report.n_steps,
-                "return_mean": report.return_mean,
-                "loss": report.loss,
-                "entropy": report.entropy,
-                "kl": report.kl,
-                "ess_fraction": report.ess_fraction,
-                "replayed": [[archived.version, *archived.episode.key] for archived in replayed],
-            }
-            for update_seed_, report, replayed in zip(seeds, reports, replays, strict=True)
-        ],
+        "libraries": libraries(),
+        "machine": machine(device),
     }
+
+
+def _updates(
+    seeds: Sequence[int], reports: Sequence[UpdateReport], replays: Sequence[Sequence[Archived]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "seed": seed,
+            "learning_rate": report.learning_rate,
+            "episodes": report.n_episodes,
+            "steps": report.n_steps,
+            "return_mean": report.return_mean,
+            "loss": report.loss,
+            "entropy": report.entropy,
+            "kl": report.kl,
+            "ess_fraction": report.ess_fraction,
+            "replayed": [[archived.version, *archived.episode.key] for archived in replayed],
+        }
+        for seed, report, replayed in zip(seeds, reports, replays, strict=True)
+    ]

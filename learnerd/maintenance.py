@@ -8,6 +8,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from experience.archive_folder import first_version
 from experience.spool import Spool
 from learnerd.admission import Admission
 from learnerd.clock import Clock
@@ -131,9 +132,19 @@ def start_calendar(config: Config, job: Callable[[], None]) -> BackgroundSchedul
     return calendar
 
 
-def prune_store(store: CheckpointStore, config: Config, clock: Clock, keep: Iterable[int] = ()) -> list[int]:
-    """Remove the versions that ``[store]`` does not keep; their episode ids stay known."""
-    return store.prune(
+def prune_store(
+    store: CheckpointStore,
+    config: Config,
+    clock: Clock,
+    keep: Iterable[int] = (),
+    *,
+    archived_from: int | None = None,
+) -> list[int]:
+    """Remove the versions that ``[store]`` does not keep; their episode ids stay known.
+
+    Their records go with the rows of the archive, when ``archived_from`` says which version has its first.
+    """
+    pruned = store.prune(
         keep_last=config.store.keep_last,
         keep_every=config.store.keep_every,
         keep_minutes=config.store.keep_minutes,
@@ -142,6 +153,8 @@ def prune_store(store: CheckpointStore, config: Config, clock: Clock, keep: Iter
         max_staleness=config.admission.max_staleness,
         keep=keep,
     )
+    store.forget_records(archived_from=archived_from, keep_bytes=config.store.keep_records_bytes)
+    return pruned
 
 
 def maintain(
@@ -157,7 +170,8 @@ def maintain(
         *spool.quarantine_prune(keep_days=days, keep_bytes=size, now=now),
         *spool.refused_prune(keep_days=days, keep_bytes=size, now=now),
     ]
-    versions = prune_store(store, config, clock, keep)
+    oldest = first_version(spool.archive_folder)
+    versions = prune_store(store, config, clock, keep, archived_from=oldest)
     log.info(
         "maintained",
         archive_removed=len(archived),

@@ -59,7 +59,16 @@ def read_delta(folder: Path, version: int) -> Delta | None:
     manifest = read_manifest(folder, version)
     if DELTA not in manifest["files"]:
         return None
-    arrays = parse_arrays(read_file(folder, manifest, DELTA), version, DELTA)
+    return decode_delta(read_file(folder, manifest, DELTA), manifest)
+
+
+def decode_delta(data: bytes, manifest: Mapping[str, Any]) -> Delta:
+    """Read back what ``encode_delta`` wrote, from bytes whose hash was checked, and the counters.
+
+    Raises:
+        VersionDamaged: they cannot be read.
+    """
+    arrays = parse_arrays(data, manifest["version"], DELTA)
     retained = _strip(arrays, "retained.")
     observed = _strip(arrays, "observed.")
     return Delta(

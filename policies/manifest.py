@@ -159,7 +159,15 @@ def read_manifest(folder: Path, version: int) -> dict[str, Any]:
         StoreError: it was written by a newer release, in a schema that this one cannot read.
         OSError: it could not be read just now.
     """
-    data = _read_bytes(folder, version, MANIFEST)
+    return parse_manifest(_read_bytes(folder, version, MANIFEST), version, where=folder / MANIFEST)
+
+
+def parse_manifest(data: bytes, version: int, *, where: Path) -> dict[str, Any]:
+    """Check the bytes of a manifest; ``where`` they came from stands in the error.
+
+    Raises:
+        VersionDamaged, StoreError: as ``read_manifest``.
+    """
     try:
         document = json.loads(data)
         whole = isinstance(document, dict) and encode_manifest(document) == data
@@ -169,9 +177,7 @@ def read_manifest(folder: Path, version: int) -> dict[str, Any]:
         raise VersionDamaged(version=version, file=MANIFEST, reason="does not match its own sha256")
     manifest: dict[str, Any] = document
     if manifest.get("schema") != SCHEMA_VERSION:
-        raise StoreError(
-            f"{folder / MANIFEST}: schema is {manifest.get('schema')!r}; accepted: {SCHEMA_VERSION}"
-        )
+        raise StoreError(f"{where}: schema is {manifest.get('schema')!r}; accepted: {SCHEMA_VERSION}")
     if manifest.get("version") != version:
         found = f"is of version {manifest.get('version')}"
         raise VersionDamaged(version=version, file=MANIFEST, reason=found)
@@ -186,8 +192,17 @@ def read_file(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
         VersionDamaged: the file is missing or other than the manifest says.
         OSError: it could not be read just now.
     """
+    data = _read_bytes(folder, manifest["version"], name)
+    return check_file(data, manifest, name)
+
+
+def check_file(data: bytes, manifest: Mapping[str, Any], name: str) -> bytes:
+    """Check the bytes of one file of a version against its manifest; return them.
+
+    Raises:
+        VersionDamaged: they are other than the manifest says.
+    """
     version: int = manifest["version"]
-    data = _read_bytes(folder, version, name)
     expected = manifest["files"].get(name)
     if expected is None:
         raise VersionDamaged(version=version, file=MANIFEST, reason=f"does not list {name}")

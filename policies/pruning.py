@@ -1,22 +1,25 @@
 """Pruning: takes versions away by retention, once what must outlive them is durable.
 
-Two things outlive a version: the ids of its episodes, for ever, and what it acted with, while files that it
-acted in may still be admitted.
+Three things outlive a version: the ids of its episodes, for ever; what it acted with, while files that it
+acted in may still be admitted; and its record, while the archive has what a replay needs with it.
 """
 
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from policies import retention
 from policies.actor_archive import ActorArchive
 from policies.catalog import Catalog
 from policies.checkpoint import Checkpoint
+from policies.errors import StoreError
 from policies.ledger import Ledger, Lineage
-from policies.manifest import read_current, version_folder
+from policies.manifest import DELTA, encode_manifest, read_current, read_file, read_manifest, version_folder
 from policies.pins import Pins
+from policies.records import Record, Records
 from policies.rollback import Rejected
 from policies.scratch import PRUNED
 
@@ -26,15 +29,24 @@ class Pruner:
 
     Args:
         state_dir: the store's folder.
-        catalog, ledger, actors: of the store.
+        catalog, ledger, actors, records: of the store.
     """
 
-    def __init__(self, state_dir: Path, *, catalog: Catalog, ledger: Ledger, actors: ActorArchive) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        catalog: Catalog,
+        ledger: Ledger,
+        actors: ActorArchive,
+        records: Records,
+    ) -> None:
         self._state_dir = state_dir
         self._pins = Pins(state_dir)
         self._catalog = catalog
         self._ledger = ledger
         self._actors = actors
+        self._records = records
         self._measured: dict[int, retention.Stored] = {}
 
     def prune(
@@ -54,6 +66,7 @@ class Pruner:
         updates = 0 if head is None else head.counters.get("updates", 0)
         oldest = 0 if max_staleness is None else updates - max_staleness
         self._actors.keep(chosen, from_updates=oldest)
+        self._records.keep(self._records_of(chosen))
         for version in chosen:
             self._remove(version)
         self._ledger.runs.join()
@@ -104,6 +117,12 @@ class Pruner:
             now_s=now_s,
         )
 
+    def _records_of(self, versions: Iterable[int]) -> Iterator[Record]:
+        """The records of versions that are there; a damaged one has none."""
+        for version in versions:
+            with contextlib.suppress(StoreError):
+                yield record_of(version_folder(self._state_dir, version), version)
+
     def _remove(self, version: int) -> None:
         """Take a version away in one rename, so that no reader sees half of it."""
         folder = version_folder(self._state_dir, version)
@@ -112,3 +131,24 @@ class Pruner:
             folder.rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
         self._catalog.forget(version)
+
+
+def record_of(folder: Path, version: int) -> Record:
+    """What is to be known of a version when its directory is gone.
+
+    Raises:
+        VersionPruned, VersionDamaged: there is nothing that can be kept.
+    """
+    manifest = read_manifest(folder, version)
+    from_rows = is_from_rows(manifest)
+    delta = None
+    if DELTA in manifest["files"] and not from_rows:
+        with contextlib.suppress(StoreError):
+            delta = read_file(folder, manifest, DELTA)
+    return Record(version=version, manifest=encode_manifest(manifest), delta=delta, from_rows=from_rows)
+
+
+def is_from_rows(manifest: Mapping[str, Any]) -> bool:
+    """Whether a version was learned from rows that the archive has or had: its record tells how."""
+    record = manifest["record"]
+    return bool(manifest["keys"] and record.get("updates") and record.get("libraries"))

@@ -32,6 +32,7 @@ from policies.manifest import (
 from policies.pins import Pins
 from policies.pruning import Pruner
 from policies.publishing import Publisher
+from policies.records import Records
 from policies.rollback import Rollback
 from policies.scratch import sweep_files, sweep_folders
 from policies.successor import Save
@@ -82,8 +83,13 @@ class CheckpointStore:
         )
         self._actors = ActorArchive(self._state_dir)
         self._pins = Pins(self._state_dir)
+        self._records = Records(self._state_dir)
         self._pruner = Pruner(
-            self._state_dir, catalog=self._catalog, ledger=self._ledger, actors=self._actors
+            self._state_dir,
+            catalog=self._catalog,
+            ledger=self._ledger,
+            actors=self._actors,
+            records=self._records,
         )
 
     def head(self) -> Checkpoint | None:
@@ -152,6 +158,15 @@ class CheckpointStore:
         with _as_store_error(f"version {version} cannot be read"):
             self._check_was_used(version)
             return read_manifest(version_folder(self._state_dir, version), version)
+
+    def forget_records(self, *, archived_from: int | None, keep_bytes: int) -> None:
+        """Remove records of pruned versions; as ``Records.forget``.
+
+        Raises:
+            StoreError: nothing was removed.
+        """
+        with _as_store_error("records cannot be removed"), self._publisher.locked("retention"):
+            self._records.forget(archived_from=archived_from, keep_bytes=keep_bytes)
 
     def highest_used(self) -> int:
         """The highest number that was ever used: whole, damaged or pruned; 0 before the first."""
@@ -388,7 +403,8 @@ class CheckpointStore:
         """Remove versions by retention; their ids are kept for ever.
 
         The head, ``CURRENT``'s version and the last two numbers always stay, as do pinned versions and those
-        whose ids cannot be read. What a rollback names goes for ``keep_bytes`` alone, and last of all.
+        whose ids cannot be read. What a rollback names goes for ``keep_bytes`` alone, and last of all. The
+        records of what is removed stay (``policies.records``), until ``forget_records``.
 
         Args:
             keep_last: keep this many of the highest numbers.

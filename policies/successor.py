@@ -225,6 +225,7 @@ def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]
         parents.append(save.base)
     return {
         "parents": [checkpoint.version for checkpoint in parents],
+        "base": save.base.version,
         "parents_saved_at": [checkpoint.saved_at for checkpoint in parents],
         "skipped": [*before, *([[parent + 1, number - 1]] if parent + 1 < number else [])],
         MANIFEST_KEY: Rejected.of(head or save.base).to_json(),
