@@ -2,6 +2,7 @@
 
 LearnerdError             1
 ├── ConfigError           6, carries one ConfigProblem per wrong key
+├── NotRebuilt            1, a recorded version cannot be made again; says what is missing
 └── ExportError           1, a version cannot be written in a format
     └── LossyExportError  1, not without a loss; says which
 """
@@ -55,6 +56,10 @@ class ConfigError(LearnerdError):
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+class NotRebuilt(LearnerdError):  # noqa: N818 - it says a state
+    """A recorded version cannot be made again from what is left of its making."""
 
 
 class ExportError(LearnerdError):

@@ -16,7 +16,7 @@ from experience.flattening import IMAGE_AXES
 from experience.space_parsing import action_space_of_rows, space_of_rows
 from experience.spaces import BoxSpace, ImageSpace, Space
 from learnerd.config_tables import Policy
-from learnerd.provenance import libraries, machine
+from learnerd.made_on import libraries, machine
 from learnerd.recovered import Behavior, logp_sources, recover_logp
 from learnerd.replay_buffer import Archived
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry

@@ -1,26 +1,21 @@
 """``learnerd replay``: what the archive would teach again."""
 
 import json
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from learnerd.cli.options import ConfigOption, JsonOption, read_config
+from learnerd.cli.progress import with_progress
 from learnerd.exit_codes import ExitCode
 from learnerd.threads import pin_threads
 
 if TYPE_CHECKING:
     from learnerd.replay import Row
-
-LINE_EVERY_S = 10.0
 
 
 def command(
@@ -30,12 +25,28 @@ def command(
         Path | None,
         typer.Option("--into", metavar="DIR", help="Keep the scratch store here; DIR must be empty."),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Rebuild recorded versions, compare their hashes; 1 when one differs."),
+    ] = False,
+    first: Annotated[
+        int | None, typer.Option("--from", min=1, metavar="V", help="With --verify: judge from here on.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=1, metavar="W", help="With --verify: judge up to here.")
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Learn from the archived episodes again, into a scratch store, and compare with what was published."""
     settings = read_config(ctx, config)
     pin_threads(settings)
+    if verify:
+        from learnerd.cli.replay_verify import run_verify  # noqa: PLC0415 - loads torch
+
+        raise typer.Exit(run_verify(settings, first=first, last=last, as_json=as_json))
+    if first is not None or last is not None:
+        raise typer.BadParameter("goes with --verify only", param_hint="--from, --to")
     from learnerd.replay import archived_versions, replay, scratch_folder  # noqa: PLC0415 - loads torch
 
     versions = archived_versions(settings)
@@ -44,7 +55,7 @@ def command(
         raise typer.Exit(ExitCode.NOTHING_TO_DO)
     scratch, remove = scratch_folder(into)
     try:
-        rows = list(_with_progress(replay(settings, versions, scratch=scratch), len(versions)))
+        rows = list(with_progress(replay(settings, versions, scratch=scratch), len(versions)))
     finally:
         remove()
     if as_json:
@@ -53,22 +64,6 @@ def command(
         _print_table(rows)
         if into is not None:
             typer.echo(f"scratch store kept in {into}")
-
-
-def _with_progress(rows: "Iterator[Row]", total: int) -> "Iterator[Row]":
-    """Show a bar on a terminal, else a line every ten seconds; both on standard error."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            yield from progress.track(rows, total=total)
-        return
-    last = time.monotonic()
-    for done, row in enumerate(rows, start=1):
-        yield row
-        if time.monotonic() - last >= LINE_EVERY_S:
-            last = time.monotonic()
-            print(f"replayed {done} of {total} batches", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _print_table(rows: "list[Row]") -> None:

@@ -1,4 +1,4 @@
-"""Records of pruned versions: durable before the version goes, bounded, read beside writers, whole or refused."""
+"""Records of pruned versions: durable before the version goes, bounded, read beside writers, checked."""
 
 import sqlite3
 import time

@@ -1,4 +1,4 @@
-"""Provenance: on what a version is computed: libraries, code, processor and device; to note and to compare.
+"""Made on: libraries, code, processor and device that a version is computed with; to note and to compare.
 
 Two machines that agree in all of it compute the same bits; where one thing differs, results may differ in the
 last digits. Looked up once a process.

@@ -1,0 +1,107 @@
+"""``learnerd replay --verify``: recorded versions rebuilt, and their hashes compared."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from learnerd.cli.progress import with_progress
+from learnerd.cli.versions.options import ranges
+from learnerd.config import Config
+from learnerd.exit_codes import ExitCode
+from learnerd.verify import ATOL, FAILED, RTOL, Judged, Outcome, plan_of, verify
+from learnerd.verify_plan import Plan
+
+WORDS: dict[Outcome, str] = {
+    "same": "same",
+    "close": "within tolerance",
+    "differs": "DIFFERS",
+    "unknown": "not comparable",
+    "not_rebuilt": "NOT REBUILT",
+}
+COLUMNS = ("version", "made", "from", "writer", "episodes", "result", "largest difference", "why")
+
+
+def run_verify(config: Config, *, first: int | None, last: int | None, as_json: bool) -> ExitCode:
+    """Rebuild, print, and return how the command is to end."""
+    plan = plan_of(config, first=first, last=last)
+    if not plan.judged:
+        typer.echo(f"nothing to verify: {_nothing(plan, config)}", err=True)
+        return ExitCode.NOTHING_TO_DO
+    rows = verify(config, plan)
+    found = list(with_progress(rows, len(plan.judged), doing="verifying", of="versions"))
+    code = _code(found)
+    if as_json:
+        typer.echo(json.dumps(_document(plan, found, code)))
+    else:
+        _print_table(found)
+        _print_summary(plan, found)
+    return code
+
+
+def _code(found: list[Judged]) -> ExitCode:
+    outcomes = {judged.outcome for judged in found}
+    if outcomes & set(FAILED):
+        return ExitCode.FAILURE
+    return ExitCode.NOTHING_TO_DO if outcomes == {"unknown"} else ExitCode.OK
+
+
+def _nothing(plan: Plan, config: Config) -> str:
+    if plan.out_of_reach:
+        return f"no checkpoint is left before versions {ranges(list(plan.out_of_reach))} to begin with"
+    return f"no version with a record in {config.paths.state}"
+
+
+def _document(plan: Plan, found: list[Judged], code: ExitCode) -> dict[str, Any]:
+    first = _first(found)
+    return {
+        "schema": 1,
+        "equal": code == ExitCode.OK,
+        "counts": dict(Counter(judged.outcome for judged in found)),
+        "first_different": None if first is None else first.version,
+        "tolerance": {"absolute": ATOL, "relative": RTOL},
+        "rebuilt_from": plan.versions[0],
+        "out_of_reach": list(plan.out_of_reach),
+        "versions": [asdict(judged) for judged in found],
+    }
+
+
+def _first(found: list[Judged]) -> Judged | None:
+    """The first version that is wrong; else the first that is not the same to the bit."""
+    wrong = (judged for judged in found if judged.outcome in FAILED)
+    other = (judged for judged in found if judged.outcome != "same")
+    return next(wrong, None) or next(other, None)
+
+
+def _print_table(found: list[Judged]) -> None:
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for judged in found:
+        cells = (
+            judged.version,
+            judged.made or "-",
+            ", ".join(map(str, judged.parents)) or "-",
+            judged.writer or "-",
+            judged.episodes,
+            WORDS[judged.outcome],
+            "-" if judged.largest is None else f"{judged.largest:.2g}",
+            "; ".join(judged.why),
+        )
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    Console(highlight=False, emoji=False).print(table)
+
+
+def _print_summary(plan: Plan, found: list[Judged]) -> None:
+    counts = Counter(judged.outcome for judged in found)
+    parts = ", ".join(f"{counts[outcome]} {word}" for outcome, word in WORDS.items() if counts[outcome])
+    typer.echo(f"{len(found)} versions: {parts}")
+    if first := _first(found):
+        typer.echo(f"first that is not the same: version {first.version}: {'; '.join(first.why)}")
+    if counts["close"] or counts["unknown"]:
+        typer.echo(f"computed elsewhere: weights may differ by {ATOL:g} + {RTOL:g} times their size")
+    if plan.out_of_reach:
+        typer.echo(f"not judged, nothing to begin with is left: versions {ranges(list(plan.out_of_reach))}")
