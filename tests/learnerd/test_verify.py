@@ -1,8 +1,9 @@
-"""``learnerd replay --verify``: a history of everything that makes versions, rebuilt to the bit, and spoiled."""
+"""``learnerd replay --verify``: a history of all that makes versions, rebuilt to the bit, and spoiled."""
 
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from learnerd.maintenance import prune_store
 from learnerd.verify import plan_of, verify
 from policies.checkpoint import Delta, LedgerEntry
 from policies.manifest import encode_manifest
+from policies.recorded import RecordedVersions
 from policies.records import Records
 from policies.store import CheckpointStore
 
@@ -85,7 +87,7 @@ def config_of(site):
 
 
 def build(site, drop, monkeypatch):
-    """Versions 1 to 11, of which 1 to 9 are pruned; a day of shards is compacted in the middle."""
+    """Versions 1 to 11, of which 1, 2, 3 and 5 are pruned; shards are compacted in the middle."""
     site.configure(CONFIG)
     for count in (9, 5):
         learn(site, drop, count)
@@ -138,3 +140,177 @@ def test_everything_that_makes_a_version_is_rebuilt_to_the_bit(history, in_proce
     assert all(row["sha256"] == row["rebuilt_sha256"] for row in found["versions"])
     shown = in_process(site.folder, "replay", "--verify").out
     assert "11 versions: 11 same" in shown
+
+
+def shard_of(site, version):
+    """The shard that a version has alone, taken out of a compacted one if need be."""
+    return take_out(reader(site)._root, version)
+
+
+def replayed_in(site, version, episode):
+    """The versions that learned a row of ``version`` again."""
+    recorded, place = RecordedVersions(site.state), [version, *episode.key]
+    return {
+        later
+        for later in LEARNED
+        if any(place in update["replayed"] for update in recorded.manifest(later)["record"]["updates"])
+    }
+
+
+def test_an_altered_row_names_version_and_file(history, in_process):
+    site = history
+    path = shard_of(site, 3)
+    rows, note = read_rows_and_note(path)
+    episodes = [row.episode for row in rows]
+    at, again = next((i, again) for i, e in enumerate(episodes) if (again := replayed_in(site, 3, e)))
+    episodes[at] = replace(episodes[at], reward=episodes[at].reward + 1.0)
+    write_shard(path, episodes, note=note)
+    printed = in_process(site.folder, "replay", "--verify", code=1).out
+    assert "first that is not the same: version 3: episode" in printed
+    assert f"altered since they were learned, in {path.parent.name}/{path.name}" in printed
+    found = judged(site)
+    assert found[3].outcome == "not_rebuilt"
+    assert found[4].why == ("made from version 3, which is gone and could not be rebuilt",)
+    assert all("learned again: altered in" in found[version].why[0] for version in again)
+    assert outcomes(found, "same") == set(found) - {3, 4} - again  # the others are made from kept ones
+
+
+def test_a_removed_shard_names_version_and_file(history):
+    site = history
+    path = shard_of(site, 8)
+    path.unlink()
+    found = judged(site)
+    assert found[8].outcome == "not_rebuilt"
+    assert "missing in the archive (no 00000008.parquet" in found[8].why[0]
+    assert min(version for version, one in found.items() if one.outcome != "same") == 8
+
+
+def test_a_damaged_shard_names_version_and_file(history):
+    site = history
+    path = shard_of(site, 6)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = judged(site)
+    assert found[6].outcome == "not_rebuilt"
+    assert str(path) in found[6].why[0]
+
+
+def test_a_changed_delta_names_version_and_file(history):
+    site = history
+    records = Records(site.state)
+    record = records.read(5)
+    records.keep([record._replace(delta=record.delta[:-1] + bytes([record.delta[-1] ^ 1]))])
+    found = judged(site)
+    assert found[5].outcome == "not_rebuilt"
+    assert "delta.safetensors has sha256" in found[5].why[0].replace(": ", " ")
+    assert {1, 2, 3, 4, 7} <= outcomes(found, "same")
+
+
+def test_another_delta_with_its_own_hash_differs_and_later_versions_are_still_judged(history):
+    site = history
+    store = CheckpointStore(site.state)
+    folder = site.state / "checkpoints" / "00000010"
+    manifest = dict(store.manifest(10))
+    other = store.delta(10)
+    from policies.delta import encode_delta  # noqa: PLC0415
+    from policies.manifest import describe  # noqa: PLC0415
+
+    data = encode_delta(Delta(weights={name: 2.0 * array for name, array in other.weights.items()}))
+    manifest["files"] = {**manifest["files"], **describe({"delta.safetensors": data})}
+    write_atomic(folder / "delta.safetensors", data)
+    write_atomic(folder / "manifest.json", encode_manifest(manifest))
+    found = judged(site)
+    assert found[10].outcome == "differs"
+    assert found[10].largest > 0.001
+    assert found[10].why[0].startswith("nothing recorded tells why")
+    assert outcomes(found, "same") == set(range(1, HEAD + 1)) - {10}
+
+
+def test_from_and_to_begin_at_the_checkpoint_before(history, in_process):
+    site = history
+    found = json.loads(
+        in_process(site.folder, "replay", "--verify", "--from", "8", "--to", "10", "--json").out
+    )
+    assert [row["version"] for row in found["versions"]] == [8, 9, 10]
+    assert found["rebuilt_from"] == 8  # its parent, a rollback, was kept
+    assert set(judged(site, first=3, last=5)) == {3, 4, 5}
+    assert in_process(site.folder, "replay", "--verify", "--from", "12", code=9).err.startswith("nothing")
+    assert "goes with --verify" in in_process(site.folder, "replay", "--from", "3", code=2).err
+
+
+def test_without_records_what_is_left_is_judged(history, in_process):
+    site = history
+    (site.state / "records.sqlite").unlink()
+    found = json.loads(in_process(site.folder, "replay", "--verify", "--json").out)
+    assert [row["version"] for row in found["versions"]] == [7, 8, 9, 10, 11]
+    assert found["out_of_reach"] == [6]
+    assert found["equal"]
+    refused = in_process(site.folder, "replay", "--verify", "--from", "3", "--to", "5", code=1).out
+    assert "3 NOT REBUILT" in refused
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A machine on which the last digits come out differently: torch's gradient in place of our own."""
+    import policies.learner  # noqa: PLC0415 - loads torch
+
+    original = policies.learner.chosen_path
+    monkeypatch.setattr(
+        policies.learner, "chosen_path", lambda *a, **k: original(*a, **{**k, "path": "torch"})
+    )
+
+
+def test_elsewhere_a_tolerance_counts(history, elsewhere, monkeypatch, in_process):
+    site = history
+    here = judged(site)
+    assert here[11].outcome == "differs"
+    assert 0 < here[11].largest < 1e-6
+    libraries = (("numpy", "0.1"), ("learnerd", "9.9.9"))
+    monkeypatch.setattr("learnerd.made_on._libraries", lambda: libraries)
+    found = judged(site)
+    assert found[11].outcome == "close"
+    assert any(reason.startswith("numpy was ") and reason.endswith(", is 0.1") for reason in found[11].why)
+    assert found[3].outcome == "unknown"
+    assert not outcomes(found, "differs")
+    printed = in_process(site.folder, "replay", "--verify").out
+    assert "computed elsewhere: weights may differ by 1e-05 + 0.0001 times their size" in printed
+
+
+def test_the_store_may_be_pruned_while_it_is_verified(history):
+    site = history
+    config = config_of(site)
+    rows = verify(config, plan_of(config))
+    first = next(rows)
+    for _ in range(4):
+        online(site)
+    assert prune(site)
+    assert [first.outcome, *(one.outcome for one in rows)] == ["same"] * HEAD
+    assert outcomes(judged(site), "same") == set(range(1, HEAD + 5))
+
+
+def test_nothing_to_verify(site, in_process):
+    assert "nothing to verify: no version" in in_process(site.folder, "replay", "--verify", code=9).err
+
+
+@pytest.mark.slow
+def test_a_daemon_that_publishes_and_prunes_meanwhile(site, drop):
+    site.configure(CONFIG.replace("chunk_episodes = 4", "min_episodes = 1\nmax_wait_s = 0.05"))
+    process = site.start()
+    for count in range(1, 31):
+        drop(meta={"policy_version": site.current()})
+        site.wait(lambda c=count: learned(site) >= c, what="the episode")
+        if count % 4 == 0:
+            online(site)
+            prune(site)
+        if count % 15 == 0:
+            verified = site.learnerd("replay", "--verify")
+            assert verified.returncode == 0, verified.stdout
+    assert site.stop(process) == 0
+    found = judged(site)
+    assert outcomes(found, "same") == set(range(1, site.current() + 1))
+    assert len(CheckpointStore(site.state).versions()) < 10 < len(found)
+
+
+def learned(site):
+    return json.loads((site.state / "status.json").read_bytes())["episodes"]["learned"]
