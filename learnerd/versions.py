@@ -12,6 +12,7 @@ from learnerd.live_returns import LiveReturns, read_live
 
 DIRECTORY_NAME = re.compile(r"[0-9]{8}")
 MANIFEST = "manifest.json"
+RECORDS = "records.sqlite"
 LOOK_AHEAD = 1000
 """Versions within which one was decided about."""
 COPIED = ("parents", "writer", "saved_at", "episodes_total", "updates_total", "return_mean")
@@ -85,10 +86,14 @@ def _ranges(found: Any) -> list[list[int]]:
 
 
 def details(state: Path, version: int) -> dict[str, Any]:
-    """The whole manifest, a summary of the ledger, and each file's hash checked."""
-    manifest, damage = _manifest(state, version)
+    """The whole manifest, a summary of the ledger, and each file's hash checked.
+
+    Of a pruned version what its record says: the manifest, and no files.
+    """
+    pruned = not _directory(state, version).exists()
+    manifest, damage = _recorded(state, version) if pruned else _manifest(state, version)
     files: dict[str, dict[str, Any]] = {}
-    for name, expected in _files(manifest).items():
+    for name, expected in ({} if pruned else _files(manifest)).items():
         path = _directory(state, version) / name
         found = _sha256(path)
         good = found is not None and found == expected.get("sha256")
@@ -102,11 +107,33 @@ def details(state: Path, version: int) -> dict[str, Any]:
     return {
         **_standing(state, version, manifest, _rejected(state), read_live(state)),
         "gate": _verdict_on(state, version),
+        "pruned": pruned,
         "ledger": _ledger(manifest),
         "manifest": manifest or None,
         "files": files,
         "damage": damage,
     }
+
+
+def is_recorded(state: Path, version: int) -> bool:
+    """Whether a pruned version has a record."""
+    return bool(_recorded(state, version)[0])
+
+
+def _recorded(state: Path, version: int) -> tuple[dict[str, Any], list[str]]:
+    """The manifest of a pruned version by its record, and what is wrong with it; {} when there is none."""
+    if not (state / RECORDS).exists():
+        return {}, []
+    from policies.records import Records  # noqa: PLC0415 - its package loads NumPy
+
+    try:
+        found = Records(state).read(version)
+        document = {} if found is None else json.loads(found.manifest)
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, [f"{RECORDS}: {error}"]
+    if found is None or not isinstance(document, dict):
+        return {}, []
+    return document, [] if _is_sealed(document) else [f"{RECORDS}: it does not match its own sha256"]
 
 
 def _verdict_on(state: Path, version: int) -> dict[str, Any] | None:

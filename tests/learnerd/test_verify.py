@@ -1,6 +1,7 @@
 """``learnerd replay --verify``: a history of all that makes versions, rebuilt to the bit, and spoiled."""
 
 import json
+import platform
 import shutil
 import time
 from dataclasses import replace
@@ -287,6 +288,69 @@ def test_the_store_may_be_pruned_while_it_is_verified(history):
     assert prune(site)
     assert [first.outcome, *(one.outcome for one in rows)] == ["same"] * HEAD
     assert outcomes(judged(site), "same") == set(range(1, HEAD + 5))
+
+
+@pytest.mark.parametrize("version", [3, 9])
+def test_show_tells_what_made_a_version_that_is_there_or_pruned(history, in_process, version):
+    site = history
+    printed = in_process(site.folder, "versions", "show", str(version)).out
+    for expected in (
+        f"made from: version {version - 1}\n",
+        "update 1: ",
+        "settings: as by default",
+        "made on: cpu, threads 1, cpu ",
+        f"libraries: python {platform.python_version()}, numpy {np.__version__}",
+        f"config digest: {config_of(site).digest()}",
+    ):
+        assert expected in printed, printed
+    assert ("pruned: this is its record" in printed) == (version == 3)
+    assert "sha256 ok" in printed or version == 3
+    merged = in_process(site.folder, "versions", "show", "11").out
+    assert "made from: version 10, with a change since version 9 merged into it (weight 1.0, which" in merged
+    assert (
+        "made from: the weights of version 4, after version 6"
+        in in_process(site.folder, "versions", "show", "7").out
+    )
+    assert "made from: initial weights" in in_process(site.folder, "versions", "show", "1").out
+
+
+@pytest.mark.parametrize("version", [3, 9])
+def test_show_lists_the_episodes_in_the_order_of_learning(history, in_process, version):
+    site = history
+    document = json.loads(
+        in_process(site.folder, "versions", "show", str(version), "--episodes", "--json").out
+    )
+    manifest, rows = document["manifest"], document["episodes"]
+    new = [row for row in rows if row["learned_again_from"] is None]
+    archived = reader(site).episodes(version)
+    assert [row["row_sha256"] for row in new] == [episode.row_sha256 for episode in archived]
+    assert [row["return"] for row in new] == pytest.approx([episode.total_reward for episode in archived])
+    assert [(row["client_id"], row["steps"], row["policy_version"]) for row in new] == [
+        ("bot", 5, episode.policy_version) for episode in archived
+    ]
+    again = [update["replayed"] for update in manifest["record"]["updates"]]
+    found = [
+        [
+            [row[name] for name in ("learned_again_from", "client_id", "episode_id", "segment", "agent_id")]
+            for row in rows
+            if row["update"] == update and row["learned_again_from"] is not None
+        ]
+        for update in range(len(again))
+    ]
+    assert found == again
+    assert sum(map(len, again))
+    printed = in_process(site.folder, "versions", "show", str(version), "--episodes").out
+    assert f"again, of {again[0][0][0]}" in printed
+    assert new[0]["row_sha256"][:16] in printed
+
+
+def test_episodes_of_a_pruned_version_are_named_without_the_archive_too(history, in_process):
+    site = history
+    shard_of(site, 3).unlink()
+    document = json.loads(in_process(site.folder, "versions", "show", "3", "--episodes", "--json").out)
+    rows = [row for row in document["episodes"] if row["learned_again_from"] is None]
+    assert [row["episode_id"] for row in rows] == [f"episode-{i}" for i in range(10, 15)]
+    assert {row["steps"] for row in rows} == {None}
 
 
 def test_nothing_to_verify(site, in_process):

@@ -1,6 +1,7 @@
-"""``learnerd versions show``: one version's manifest, ledger and files. Reads JSON, without NumPy."""
+"""``learnerd versions show``: one version's manifest, ledger and files. Loads no NumPy for what is there."""
 
-from typing import Any
+import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -9,9 +10,17 @@ from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_jso
 from learnerd.cli.versions.list import live_text, state_text
 from learnerd.cli.versions.options import VersionArgument, check_is_there
 from learnerd.exit_codes import ExitCode
+from learnerd.version_origin import TOLD, origin
 
 MAX_CHARACTERS = 200
-ELSEWHERE = ("files", "keys")
+ELSEWHERE = ("files", "keys", *TOLD)
+SHORT_SHA = 16
+WIDE = 400
+"""Characters of a line that no terminal shows: a row is one line then."""
+EPISODE_COLUMNS = (
+    *("update", "client", "episode", "segment", "agent", "steps", "return", "acted", "row sha256"),
+    "learned",
+)
 TIMES = ("saved_at", "published_at")
 
 
@@ -19,13 +28,25 @@ def command(
     ctx: typer.Context,
     version: VersionArgument,
     *,
+    episodes: Annotated[
+        bool, typer.Option("--episodes", help="List its episodes too, in the order of learning.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one version's manifest and check its files; exit code 1 when it is damaged or not there."""
-    state = read_config(ctx, config).paths.state
-    check_is_there(state, version)
+    """Show what made one version, and check its files; exit code 1 when it is damaged or not there.
+
+    Of a version that retention has removed, what its record says, while the archive has its episodes.
+    """
+    settings = read_config(ctx, config)
+    state = settings.paths.state
+    if version not in versions.numbers(state) and not versions.is_recorded(state, version):
+        check_is_there(state, version)
     found = versions.details(state, version)
+    if episodes:
+        from learnerd.version_episodes import episodes_of  # noqa: PLC0415 - loads pyarrow
+
+        found["episodes"] = episodes_of(settings, found["manifest"]) if found["manifest"] else []
     if as_json:
         print_json(found)
     else:
@@ -35,7 +56,8 @@ def command(
 
 
 def _print_details(found: dict[str, Any]) -> None:
-    state = state_text({**found, "damage": []})
+    words = (state_text({**found, "damage": []}), "pruned: this is its record" if found["pruned"] else "")
+    state = "; ".join(filter(None, words))
     typer.echo(f"version {found['version']}" + (f", {state}" if state else ""))
     for damage in found["damage"]:
         typer.echo(f"  DAMAGED: {damage}")
@@ -45,6 +67,8 @@ def _print_details(found: dict[str, Any]) -> None:
     ledger = found["ledger"]
     clients = ", ".join(f"{n} of {client or 'no client_id'}" for client, n in ledger["clients"].items())
     typer.echo(f"  ledger: {ledger['episodes']} episodes" + (f" ({clients})" if clients else ""))
+    for name, what in origin(found["manifest"] or {}):
+        typer.echo(f"  {name}: {what}")
     for key, value in (found["manifest"] or {}).items():
         if key not in ELSEWHERE:
             text = local_time(value) if key in TIMES else str(value)
@@ -52,6 +76,29 @@ def _print_details(found: dict[str, Any]) -> None:
             typer.echo(f"  {key}: {cut}")
     for name, file in found["files"].items():
         typer.echo(f"  {name}: {file['bytes']} bytes, sha256 {file['state']}")
+    if "episodes" in found:
+        _print_episodes(found["episodes"])
+
+
+def _print_episodes(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - not needed for --json
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*EPISODE_COLUMNS, box=None, pad_edge=False)
+    for row in rows:
+        again = row["learned_again_from"]
+        cells = (
+            row["update"] + 1,
+            *(row[name] for name in ("client_id", "episode_id", "segment", "agent_id", "steps")),
+            None if row["return"] is None else f"{row['return']:.6g}",
+            row["policy_version"],
+            row["row_sha256"] and row["row_sha256"][:SHORT_SHA],
+            "" if again is None else f"again, of {again}",
+        )
+        table.add_row(*(escape("-" if cell is None else str(cell)) for cell in cells))
+    width = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, emoji=False, width=width).print(table)
 
 
 def _gate(gate: dict[str, Any]) -> str:
