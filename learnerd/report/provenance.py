@@ -9,6 +9,7 @@ from experience.errors import ShardDamaged
 from experience.spool import Spool
 from learnerd import versions
 from learnerd.config import Config
+from learnerd.version_origin import origin
 from policies.checkpoint import LedgerEntry
 from policies.errors import StoreError
 from policies.store import CheckpointStore
@@ -68,8 +69,7 @@ def provenance(config: Config, version: int) -> Provenance:
 def _manifest_facts(manifest: dict[str, Any]) -> list[tuple[str, Any]]:
     record = manifest.get("record")
     record = record if isinstance(record, dict) else {}
-    libraries = record.get("libraries")
-    named = libraries if isinstance(libraries, dict) else {}
+    told = dict(origin(manifest))
     return [
         ("parents", ", ".join(map(str, manifest.get("parents") or ()))),
         ("writer", manifest.get("writer")),
@@ -78,8 +78,9 @@ def _manifest_facts(manifest: dict[str, Any]) -> list[tuple[str, Any]]:
         ("rollback", manifest.get("rollback")),
         ("merge", manifest.get("merge")),
         ("config digest", record.get("config_digest")),
-        ("device", record.get("device")),
-        ("libraries", ", ".join(f"{name} {number}" for name, number in named.items())),
+        ("settings", told.get("settings")),
+        ("made on", told.get("made on")),
+        ("libraries", told.get("libraries", "")),
     ]
 
 
