@@ -92,8 +92,28 @@ def details(state: Path, version: int) -> dict[str, Any]:
     """
     pruned = not _directory(state, version).exists()
     manifest, damage = _recorded(state, version) if pruned else _manifest(state, version)
-    files: dict[str, dict[str, Any]] = {}
-    for name, expected in ({} if pruned else _files(manifest)).items():
+    files = {} if pruned else _checked_files(state, version, manifest)
+    return {
+        **_standing(state, version, manifest, _rejected(state), read_live(state)),
+        "gate": _verdict_on(state, version),
+        "pruned": pruned,
+        "ledger": _ledger(manifest),
+        "manifest": manifest or None,
+        "files": files,
+        "damage": [*damage, *_wrong(files)],
+    }
+
+
+def damage(state: Path, version: int) -> list[str]:
+    """What is wrong with a version that is not pruned, every byte of it read; [] when nothing is."""
+    manifest, found = _manifest(state, version)
+    return [*found, *_wrong(_checked_files(state, version, manifest))]
+
+
+def _checked_files(state: Path, version: int, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> size, hash and state of each file that the manifest names."""
+    files = {}
+    for name, expected in _files(manifest).items():
         path = _directory(state, version) / name
         found = _sha256(path)
         good = found is not None and found == expected.get("sha256")
@@ -102,17 +122,15 @@ def details(state: Path, version: int) -> dict[str, Any]:
             "sha256": found,
             "state": "ok" if good else "missing" if found is None else "wrong",
         }
-        if not good:
-            damage.append(f"{name}: sha256 is {found or 'unknown, it cannot be read'}")
-    return {
-        **_standing(state, version, manifest, _rejected(state), read_live(state)),
-        "gate": _verdict_on(state, version),
-        "pruned": pruned,
-        "ledger": _ledger(manifest),
-        "manifest": manifest or None,
-        "files": files,
-        "damage": damage,
-    }
+    return files
+
+
+def _wrong(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{name}: sha256 is {file['sha256'] or 'unknown, it cannot be read'}"
+        for name, file in files.items()
+        if file["state"] != "ok"
+    ]
 
 
 def is_recorded(state: Path, version: int) -> bool:

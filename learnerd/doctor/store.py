@@ -13,7 +13,7 @@ def check(config: Config) -> Iterator[Finding]:
     numbers = versions.numbers(state)
     damaged = {}
     for number in numbers:
-        damage = versions.details(state, number)["damage"]
+        damage = versions.damage(state, number)
         if damage and number in versions.numbers(state):  # not pruned while it was read
             damaged[number] = damage
     for number, damage in damaged.items():

@@ -327,15 +327,24 @@ def test_every_byte_of_every_version_is_read(config):
 def test_a_version_that_is_pruned_meanwhile_is_not_damaged(config, monkeypatch):
     for _ in range(2):
         publish(config)
-    real = versions.details
+    real = versions.damage
 
     def pruned(state, number):
         if number == 1:
             shutil.rmtree(state / "checkpoints/00000001")
         return real(state, number)
 
-    monkeypatch.setattr(versions, "details", pruned)
+    monkeypatch.setattr(versions, "damage", pruned)
     assert [one.severity for one in store.check(config)] == ["ok"]
+
+
+def test_each_version_is_read_once(config, monkeypatch):
+    for _ in range(5):
+        publish(config)
+    read, real = [], versions.json.loads
+    monkeypatch.setattr(versions.json, "loads", lambda data: read.append(1) or real(data))
+    assert [one.severity for one in store.check(config)] == ["ok"]
+    assert len(read) == 5
 
 
 def test_a_config_for_another_policy(config):
