@@ -1,26 +1,22 @@
 """``learnerd replay``: what the archive would teach again."""
 
 import json
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from learnerd.cli import what_if
 from learnerd.cli.options import ConfigOption, JsonOption, read_config
+from learnerd.cli.progress import with_progress
 from learnerd.exit_codes import ExitCode
 from learnerd.threads import pin_threads
 
 if TYPE_CHECKING:
     from learnerd.replay import Row
-
-LINE_EVERY_S = 10.0
 
 
 def command(
@@ -30,13 +26,32 @@ def command(
         Path | None,
         typer.Option("--into", metavar="DIR", help="Keep the scratch store here; DIR must be empty."),
     ] = None,
+    set_: what_if.SetOption = None,
+    tune: what_if.TuneOption = None,
+    seeds: what_if.SeedsOption = None,
+    parts: what_if.PartsOption = None,
+    method: what_if.MethodOption = None,
+    jobs: what_if.JobsOption = None,
+    plot: what_if.PlotOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Learn from the archived episodes again, into a scratch store, and compare with what was published."""
+    """Learn from the archived episodes again, into a scratch store, and compare with what was published.
+
+    With --set or --tune: what would other settings have learned from them? See docs/whatif.md.
+    """
     settings = read_config(ctx, config)
     pin_threads(settings)
-    from learnerd.replay import archived_versions, replay, scratch_folder  # noqa: PLC0415 - loads torch
+    options = what_if.Options(
+        set_=set_, tune=tune, seeds=seeds, parts=parts, jobs=jobs, method=method, plot=plot
+    )
+    if options.wanted:
+        if into is not None:
+            raise typer.BadParameter("there is no store with --set or --tune", param_hint="--into")
+        what_if.what_if(settings, options, as_json=as_json)
+        return
+    from learnerd.archived import archived_versions  # noqa: PLC0415 - loads pyarrow
+    from learnerd.replay import replay, scratch_folder  # noqa: PLC0415 - loads torch
 
     versions = archived_versions(settings)
     if not versions:
@@ -44,7 +59,7 @@ def command(
         raise typer.Exit(ExitCode.NOTHING_TO_DO)
     scratch, remove = scratch_folder(into)
     try:
-        rows = list(_with_progress(replay(settings, versions, scratch=scratch), len(versions)))
+        rows = list(with_progress(replay(settings, versions, scratch=scratch), len(versions)))
     finally:
         remove()
     if as_json:
@@ -53,22 +68,6 @@ def command(
         _print_table(rows)
         if into is not None:
             typer.echo(f"scratch store kept in {into}")
-
-
-def _with_progress(rows: "Iterator[Row]", total: int) -> "Iterator[Row]":
-    """Show a bar on a terminal, else a line every ten seconds; both on standard error."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            yield from progress.track(rows, total=total)
-        return
-    last = time.monotonic()
-    for done, row in enumerate(rows, start=1):
-        yield row
-        if time.monotonic() - last >= LINE_EVERY_S:
-            last = time.monotonic()
-            print(f"replayed {done} of {total} batches", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _print_table(rows: "list[Row]") -> None:
