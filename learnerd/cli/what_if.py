@@ -19,7 +19,10 @@ from learnerd.exit_codes import ExitCode
 if TYPE_CHECKING:
     from learnerd.walkforward.results import Standing
     from learnerd.walkforward.search import Found
+    from learnerd.walkforward.settings import Key
     from learnerd.walkforward.side_by_side import Comparison, History
+
+    Given = dict[Key, list[Any]]
 
 SetOption = Annotated[
     list[str] | None,
@@ -90,22 +93,23 @@ def what_if(config: Config, options: Options, *, as_json: bool) -> None:
     """
     if options.tune and options.plot:
         raise typer.BadParameter("it goes with --set alone, not with --tune", param_hint="--plot")
-    from learnerd.walkforward.settings import NotASetting, alternatives, check_key, parse  # noqa: PLC0415
+    from learnerd.walkforward.settings import NotASetting, parse  # noqa: PLC0415
 
     try:
         given = parse(options.set_ or ())
-        for key, values in given.items():
-            check_key(key, values[0])
-        asked = [] if options.tune else alternatives(config, given)
+        do = _tune if options.tune else _compare
+        do(config, given, options, as_json=as_json)
     except NotASetting as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None
-    history = _history(config, options)
-    if options.tune:
-        _show_found(_search(history, given, options), as_json=as_json)
-        return
+
+
+def _compare(config: Config, given: "Given", options: Options, *, as_json: bool) -> None:
     from learnerd.walkforward.pool import Pool  # noqa: PLC0415
+    from learnerd.walkforward.settings import alternatives  # noqa: PLC0415
     from learnerd.walkforward.side_by_side import compare  # noqa: PLC0415
 
+    asked = alternatives(config, given)
+    history = _history(config, options)
     parts = len(asked) * len(history.seeds) * len(history.parts)
     with Pool(_jobs(options)) as pool, progress(parts, doing="what if", of="parts") as advance:
         found = compare(history, asked, run=functools.partial(pool.run, on_part=advance))
@@ -131,16 +135,18 @@ def _history(config: Config, options: Options) -> "History":
     return history
 
 
-def _search(history: "History", given: Any, options: Options) -> "Found":
+def _tune(config: Config, given: "Given", options: Options, *, as_json: bool) -> None:
     from learnerd.walkforward.pool import Pool  # noqa: PLC0415
     from learnerd.walkforward.search import budget, search  # noqa: PLC0415
-    from learnerd.walkforward.space import space_of  # noqa: PLC0415
+    from learnerd.walkforward.space import check_space, space_of  # noqa: PLC0415
 
-    trials = options.tune or 1
-    space = space_of(history.config, given)
+    space, trials = space_of(config, given), options.tune or 1
+    check_space(config, space)
+    history = _history(config, options)
     total = budget(history, trials=trials)
     with Pool(_jobs(options)) as pool, progress(total, doing="searching", of="parts") as advance:
-        return search(history, space, trials=trials, run=functools.partial(pool.run, on_part=advance))
+        found = search(history, space, trials=trials, run=functools.partial(pool.run, on_part=advance))
+    _show_found(found, as_json=as_json)
 
 
 def _jobs(options: Options) -> int:
@@ -185,7 +191,7 @@ def _notes(found: "Comparison") -> list[str]:
         f"{episodes} episodes, which really earned {played:.4g}",
         f"log-probabilities: {sources}",
     )
-    lines = ["; ".join(said)]
+    lines = ["; ".join(said), _intervals(len(found.alternatives) - 1)]
     if any(one.ess_fraction < history.config.gate.min_ess for one in found.standings):
         lines.append(
             f"! effective share below {history.config.gate.min_ess:g}: what was played tells little of these "
@@ -198,6 +204,11 @@ def _notes(found: "Comparison") -> list[str]:
         for one, standing in zip(found.alternatives, found.standings, strict=True)
         if standing.unpublished
     ]
+
+
+def _intervals(others: int) -> str:
+    together = "; those of the differences hold all at once" if others > 1 else ""
+    return f"± 95 % intervals over seeds and episodes{together}"
 
 
 def _show_found(found: "Found", *, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """The comparison as a picture: estimates part by part, and differences from the configuration as it is."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ COLORS = ("#0b4f8a", "#c2571a", "#3b7d4f", "#8a4b9c", "#b8860b", "#5b8fb9")
 MOST_LINES = len(COLORS)
 """Alternatives with a line of their own; those that differ most."""
 
-ROW, TOP = 0.36, 3.6
+ROW, TOP = 0.42, 3.6
 """Inches: of a difference, and of the rest."""
+
+NAME_WIDTH = 34
+"""Characters of a setting on one line."""
 
 
 def write_plot(file: Path, found: Comparison) -> None:
@@ -46,12 +50,13 @@ def _draw_parts(axes: Any, found: Comparison) -> None:
             [getattr(one, name) for one in standing.by_part] for name in ("value", "low", "high")
         )
         axes.fill_between(x, lows, highs, color=color, alpha=0.10, linewidth=0)
-        axes.plot(x, values, color=color, linewidth=1.8, label=found.alternatives[i].name)
+        axes.plot(x, values, color=color, linewidth=1.8, label="" if i else found.alternatives[i].name)
         can_tell = np.array(standing.ess_by_part) >= found.history.config.gate.min_ess
         _mark(axes, x, np.array(values), can_tell, color=color)
     _bound(axes, found)
     axes.set(xlabel="episodes learned from before", ylabel="estimated return of the next part")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, fontsize=8.5)
+    axes.set_xlim(0, None)
+    axes.legend(loc="lower right", frameon=False)
     plain(axes)
 
 
@@ -84,17 +89,19 @@ def _difference(standing: Standing) -> float:
 
 
 def _draw_differences(axes: Any, found: Comparison) -> None:
+    """Their colors and names are the legend of the lines above."""
     axes.axvline(0.0, color=INK, linewidth=1.0)
-    colors, names = _lines(found), []
-    for row, (one, standing) in enumerate(zip(found.alternatives[1:], found.standings[1:], strict=True)):
+    colors = [_lines(found).get(i, FAINT) for i in range(1, len(found.alternatives))]
+    for row, (standing, color) in enumerate(zip(found.standings[1:], colors, strict=True)):
         assert standing.difference is not None
-        color = colors.get(row + 1, FAINT)
         axes.plot([standing.difference.low, standing.difference.high], [row, row], color=color, linewidth=2.4)
         guess = standing.ess_fraction < found.history.config.gate.min_ess
         face = "white" if guess else color
         axes.plot(standing.difference.value, row, "o", color=color, markersize=7, markerfacecolor=face)
-        names.append(f"{one.name}\n{standing.verdict}")
-    axes.set_yticks(range(len(names)), names, fontsize=8.5)
+        where = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
+        axes.annotate(standing.verdict, (1.01, row), **where)
+    names = [textwrap.fill(one.name, NAME_WIDTH) for one in found.alternatives[1:]]
+    axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("difference from the configuration as it is (hollow: effective share too small to tell)")
     plain(axes)
@@ -102,3 +109,5 @@ def _draw_differences(axes: Any, found: Comparison) -> None:
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    for label, color in zip(axes.get_yticklabels(), colors, strict=True):
+        label.set_color(color if color != FAINT else INK)

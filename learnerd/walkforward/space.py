@@ -1,11 +1,12 @@
 """Space: where ``--tune`` looks for better settings."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from learnerd.config import Config
-from learnerd.walkforward.settings import Key, text_of
+from learnerd.walkforward.settings import Key, check_key, text_of, with_values
 
 DIGITS = 3
 """Of a number that was drawn: more say nothing, and nobody reads them."""
@@ -28,6 +29,11 @@ class Dimension:
     choices: tuple[Any, ...] = ()
     algorithm: str = ""
 
+    def ends(self) -> tuple[Any, ...]:
+        """Its choices, or its bounds."""
+        whole = self.draws == "whole"
+        return self.choices or ((int(self.low), int(self.high)) if whole else (self.low, self.high))
+
 
 ALGORITHM, BASELINE, SCALING = ("learner", "algorithm"), ("learner", "baseline"), ("learner", "lr_scaling")
 
@@ -47,7 +53,13 @@ SPACE: Mapping[Key, Dimension] = {
 
 
 def space_of(config: Config, given: Mapping[Key, Sequence[Any]]) -> dict[Key, Dimension]:
-    """The space with what ``--set`` said: a key has one of the values that were given, or the only one."""
+    """The space with what ``--set`` said: a key has one of the values that were given, or the only one.
+
+    Raises:
+        ConfigError: a key that changes nothing here.
+    """
+    for key, values in given.items():
+        check_key(key, values[0])
     space = dict(SPACE)
     if config.batch.reuse > 1.0 and ("batch", "reuse") not in given:
         space[ALGORITHM] = Dimension(draws="choice", choices=("ppo",))  # the other cannot learn again
@@ -62,15 +74,25 @@ def draw(trial: Any, space: Mapping[Key, Dimension], config: Config) -> dict[Key
         algorithm = values.get(ALGORITHM, config.learner.algorithm)
         if dimension.algorithm in {"", algorithm}:
             values[key] = _DRAWS[dimension.draws](trial, ".".join(key), dimension)
-    return {**_fitting(config, values), **values}
+    return fitting(config, values)
 
 
-def _fitting(config: Config, values: Mapping[Key, Any]) -> dict[Key, Any]:
-    """What else must change so that another algorithm is accepted."""
-    if values.get(ALGORITHM, config.learner.algorithm) != "ppo":
-        return {}
-    needed = {} if config.learner.baseline == "value" else {BASELINE: "value"}
-    return needed | ({SCALING: "sqrt"} if config.learner.lr_scaling == "sum" else {})
+def check_space(config: Config, space: Mapping[Key, Dimension]) -> None:
+    """Raise ConfigError for a value that is not accepted, alone or with an algorithm that may be drawn."""
+    algorithms = space[ALGORITHM].choices if ALGORITHM in space else (config.learner.algorithm,)
+    for algorithm, (key, dimension) in itertools.product(algorithms, space.items()):
+        if dimension.algorithm in {"", algorithm}:
+            for value in dimension.ends():
+                with_values(config, fitting(config, {ALGORITHM: algorithm, key: value}))
+
+
+def fitting(config: Config, values: Mapping[Key, Any]) -> dict[Key, Any]:
+    """The values, and what else must change so that their algorithm is accepted."""
+    needed: dict[Key, Any] = {}
+    if values.get(ALGORITHM, config.learner.algorithm) == "ppo":
+        needed |= {} if config.learner.baseline == "value" else {BASELINE: "value"}
+        needed |= {SCALING: "sqrt"} if config.learner.lr_scaling == "sum" else {}
+    return {**needed, **values}
 
 
 def _number(trial: Any, name: str, dimension: Dimension) -> float:
