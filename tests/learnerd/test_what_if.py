@@ -441,6 +441,7 @@ def test_intervals_hold_what_they_promise(seeds, spread):
         influence = (returns - values[:, :, None]) / (episodes - 1)
         found = Estimates(values=values, deviations=tuple(influence.transpose(1, 0, 2))).interval()
         held += found.low <= 0.0 <= found.high
+    print(f"{seeds} seeds that differ by {spread}: coverage {held / draws}")
     assert 0.94 <= held / draws <= 0.995
 
 
