@@ -1,6 +1,7 @@
 """``learnerd replay --set`` and ``--tune`` on histories whose best policy is known."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from archive_tools import learn as run_daemon
 
 from experience.episode import Episode
@@ -65,7 +67,11 @@ def past(tmp_path):
 
 @pytest.fixture
 def what_if(tmp_path, in_process):
-    return partial(in_process, tmp_path, "replay")
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield partial(in_process, tmp_path, "replay")
+    structlog.reset_defaults()
+    root.handlers, root.level = before
 
 
 def here(tasks):
