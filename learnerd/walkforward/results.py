@@ -132,7 +132,7 @@ def student_quantile(tail: float, freedom: float) -> float:
     low, high = 0.0, 1.0
     while student_tail(high, freedom) > tail:
         high *= 2.0
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2.0
         low, high = (middle, high) if student_tail(middle, freedom) > tail else (low, middle)
     return high
