@@ -41,7 +41,16 @@ from learnerd.config_tables import (
 from learnerd.errors import ConfigError, ConfigProblem
 from learnerd.export import EXACT, FORMATS
 
-__all__ = ["TEMPLATE", "Config", "ConfigError", "ConfigProblem", "find_config", "load_config"]
+__all__ = [
+    "TEMPLATE",
+    "Config",
+    "ConfigError",
+    "ConfigProblem",
+    "changed",
+    "find_config",
+    "load_config",
+    "value_of",
+]
 
 FILE_NAME = "config.toml"
 TEMPLATE = Path(__file__).with_name(FILE_NAME)
@@ -181,6 +190,29 @@ def load_config(path: Path | None, env: Mapping[str, str]) -> Config:
     return config
 
 
+def changed(config: Config, values: Mapping[tuple[str, str], Any], *, source: str) -> Config:
+    """``config`` with other values of some keys, checked as a file is.
+
+    Args:
+        config: as it is.
+        values: (table, key) -> value, as TOML has it.
+        source: where they are from, for the errors.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    tables = config.model_dump(mode="json", exclude_none=True)
+    for (table, key), value in values.items():
+        tables.setdefault(table, {})[key] = value
+    try:
+        result = Config.model_validate(tables)
+    except ValidationError as error:
+        problems = config_problems.explain(error, Config, file=source, found=tables, origins={})
+        raise ConfigError(problems) from None
+    result._file = config.file  # noqa: SLF001 - it is from there all the same
+    return result
+
+
 def _across(table: str, key: str, value: str, accepted: str) -> PydanticCustomError:
     return PydanticCustomError(
         "across_tables", "", {"table": table, "key": key, "value": value, "accepted": accepted}
@@ -206,7 +238,7 @@ def _override(tables: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str,
         if name in names and key:
             table = tables.setdefault(name, {})
             if isinstance(table, dict):
-                table[key] = _environment_value(env[variable])
+                table[key] = value_of(env[variable])
                 origins[name, key] = f"${variable}"
         elif key and (meant := config_problems.closest(name, names)):
             # Other LEARNERD_ variables may belong to others: Kubernetes sets LEARNERD_PORT for a service.
@@ -223,8 +255,8 @@ def _override(tables: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str,
     return origins
 
 
-def _environment_value(text: str) -> Any:
-    """TOML value syntax; whatever is not TOML is text, so that paths need no quotes."""
+def value_of(text: str) -> Any:
+    """What ``text`` from outside of a file says: TOML; what is none is text, so that paths need no quotes."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -11,10 +11,9 @@ import numpy as np
 import structlog
 import torch
 
-from experience.archive_reader import ArchiveReader
 from experience.collate import usable_steps
 from experience.episode import Episode
-from experience.spool import Spool
+from learnerd.archived import archive_of, archived_versions
 from learnerd.behavior import BehaviorCache
 from learnerd.config import Config
 from learnerd.device import choose_device
@@ -26,11 +25,12 @@ from learnerd.threads import thread_count
 from policies.checkpoint import Checkpoint, Delta
 from policies.errors import NothingToRollBack, StoreError
 from policies.initial import initial_checkpoint
-from policies.ledger import Lineage
 from policies.rollback import Rejected
 from policies.store import CheckpointStore
 
 log = structlog.get_logger(__name__)
+
+__all__ = ["Row", "archived_versions", "load_version", "replay", "same_weights", "scratch_folder"]
 
 WRITER = "replay"
 
@@ -58,25 +58,6 @@ class Row:
     entropy: float
     ess_fraction: float
     same_weights: bool | None
-
-
-def archived_versions(config: Config) -> list[int]:
-    """Return the versions that the archive has rows of, in order.
-
-    Not those of versions that were damaged and are no ancestors of the newest one: what they had learned is
-    learned again under a later number.
-    """
-    head = CheckpointStore(config.paths.state).head()
-    skipped = () if head is None else Lineage.of(head).skipped
-    archive = archive_of(config)
-    for path, what in archive.damaged().items():
-        log.warning("not_replayed", shard=path.name, error=what)
-    return [v for v in archive.versions() if not any(low <= v <= high for low, high in skipped)]
-
-
-def archive_of(config: Config) -> ArchiveReader:
-    """Return a reader of the archive as it is now."""
-    return ArchiveReader(Spool(config.paths.spool, writer=WRITER).archive_folder)
 
 
 def replay(config: Config, versions: Sequence[int], *, scratch: Path) -> Iterator[Row]:

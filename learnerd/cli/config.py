@@ -28,11 +28,11 @@ def show(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOption
     for name, table in tables.items():
         typer.echo(f"\n[{name}]")
         for key, value in table.items():
-            typer.echo(f"# {key}: left out" if value is None else f"{key} = {_toml(value)}")
+            typer.echo(f"# {key}: left out" if value is None else f"{key} = {toml_of(value)}")
 
 
-def _toml(value: Any) -> str:
-    """JSON and TOML write text, numbers and lists alike; inline tables differ."""
+def toml_of(value: Any) -> str:
+    """A value as TOML: JSON and TOML write text, numbers and lists alike; inline tables differ."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {toml_of(item)}" for key, item in value.items()) + " }"
     return json.dumps(value)

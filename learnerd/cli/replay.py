@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from learnerd.cli import what_if
 from learnerd.cli.options import ConfigOption, JsonOption, read_config
 from learnerd.cli.progress import with_progress
+from learnerd.config import Config
 from learnerd.exit_codes import ExitCode
 from learnerd.threads import pin_threads
 
@@ -35,19 +37,45 @@ def command(
     last: Annotated[
         int | None, typer.Option("--to", min=1, metavar="W", help="With --verify: judge up to here.")
     ] = None,
+    set_: what_if.SetOption = None,
+    tune: what_if.TuneOption = None,
+    seeds: what_if.SeedsOption = None,
+    parts: what_if.PartsOption = None,
+    method: what_if.MethodOption = None,
+    jobs: what_if.JobsOption = None,
+    plot: what_if.PlotOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Learn from the archived episodes again, into a scratch store, and compare with what was published."""
+    """Learn from the archived episodes again, into a scratch store, and compare with what was published.
+
+    With --verify: are recorded versions what their episodes make? With --set or --tune: what would other
+    settings have learned from them? See docs/replay.md and docs/whatif.md.
+    """
+    asked = what_if.Options(
+        set_=set_, tune=tune, seeds=seeds, parts=parts, jobs=jobs, method=method, plot=plot
+    )
+    if into is not None and (verify or asked.wanted):
+        raise typer.BadParameter("there is no store with --verify, --set or --tune", param_hint="--into")
+    if verify and asked.wanted:
+        raise typer.BadParameter("goes without --set and --tune", param_hint="--verify")
+    if not verify and (first, last) != (None, None):
+        raise typer.BadParameter("goes with --verify only", param_hint="--from, --to")
     settings = read_config(ctx, config)
     pin_threads(settings)
     if verify:
         from learnerd.cli.replay_verify import run_verify  # noqa: PLC0415 - loads torch
 
         raise typer.Exit(run_verify(settings, first=first, last=last, as_json=as_json))
-    if first is not None or last is not None:
-        raise typer.BadParameter("goes with --verify only", param_hint="--from, --to")
-    from learnerd.replay import archived_versions, replay, scratch_folder  # noqa: PLC0415 - loads torch
+    if asked.wanted:
+        what_if.what_if(settings, asked, as_json=as_json)
+    else:
+        _replay(settings, into, as_json=as_json)
+
+
+def _replay(settings: Config, into: Path | None, *, as_json: bool) -> None:
+    from learnerd.archived import archived_versions  # noqa: PLC0415 - loads pyarrow
+    from learnerd.replay import replay, scratch_folder  # noqa: PLC0415 - loads torch
 
     versions = archived_versions(settings)
     if not versions:

@@ -6,10 +6,14 @@ for it.
 """
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.errors import NotEvaluable
-from policies.evaluation.bootstrap import Bootstrap, Statistic, difference, interval
+from policies.evaluation.bootstrap import Bootstrap, Statistic, deviations, difference, interval
 from policies.evaluation.estimate import Estimate
 from policies.evaluation.logged import Logged
 
@@ -24,6 +28,36 @@ ESTIMATORS = {
 """Name -> module; the first is the default."""
 
 DEFAULT = "cwpdis"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """An estimate that can be added to others of the same episodes, and subtracted, with what its error is.
+
+    Attributes:
+        value: estimated mean return of an episode.
+        deviations: [M] whose squares sum to its squared error, see ``bootstrap.deviations``.
+        ess_fraction: effective share of the episodes for this method, 0 … 1.
+    """
+
+    value: float
+    deviations: NDArray[np.float64]
+    ess_fraction: float
+
+
+def linearize(logged: Logged, *, method: str = DEFAULT) -> Linear:
+    """Estimate the target's value, to be combined with others.
+
+    Args:
+        logged: the episodes, as the target sees them.
+        method: one of ``ESTIMATORS``.
+
+    Raises:
+        NotEvaluable: there is no such method.
+    """
+    module = _module(method)
+    value, found = deviations(module.statistic(logged), logged.n_episodes)
+    return Linear(value=value, deviations=found, ess_fraction=module.ess_fraction(logged))
 
 
 def evaluate(logged: Logged, *, method: str = DEFAULT, bootstrap: Bootstrap | None = None) -> Estimate:

@@ -88,6 +88,26 @@ def interval(statistic: Statistic, n_episodes: int, bootstrap: Bootstrap) -> Int
     return Interval(value=float(value[0]), low=float(low), high=float(high), how="studentized")
 
 
+def deviations(statistic: Statistic, n_episodes: int, *, seed: int = 0) -> tuple[float, Float64]:
+    """The statistic of the episodes as they are, and deviations [M] whose squares sum to its squared error.
+
+    Those of several statistics of the same episodes add and subtract elementwise, as the statistics do, so
+    that a difference has the error that is left when what they share has cancelled. They are the influence of
+    each episode (M is E), see ``weighted_means``; without one, those of ``REFITS`` replicates from their
+    mean, over √(M - 1): the same draws for each statistic, as long as the seed is.
+
+    Args:
+        statistic: see ``Statistic``.
+        n_episodes: E.
+        seed: of the drawing.
+    """
+    value, influence = statistic(np.ones((1, n_episodes)))
+    if influence is not None:
+        return float(value[0]), np.array(influence[0])
+    values, _ = _replicate(statistic, n_episodes, REFITS, np.random.default_rng(seed))
+    return float(value[0]), (values - values.mean()) / np.sqrt(REFITS - 1)
+
+
 def _replicate(
     statistic: Statistic, n_episodes: int, replicates: int, rng: np.random.Generator
 ) -> tuple[Float64, Float64 | None]:

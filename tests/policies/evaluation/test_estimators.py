@@ -9,7 +9,7 @@ from known_mdp import ACTIONS, BEHAVIOR, EYE, GAMMA, STATES, TARGET, TableTarget
 
 from experience.batch import Batch
 from policies.errors import NotEvaluable
-from policies.evaluation import ESTIMATORS, compare, evaluate
+from policies.evaluation import ESTIMATORS, compare, evaluate, linearize
 from policies.evaluation.bootstrap import Bootstrap, difference, interval, weighted_means
 from policies.evaluation.corrections import corrections
 from policies.evaluation.cwpdis import statistic as cwpdis
@@ -293,6 +293,21 @@ def test_a_comparison_is_sharper_than_two_estimates():
     alone, both = evaluate(one), compare(one, other)
     assert both.value == pytest.approx(alone.value - evaluate(other).value)
     assert both.high - both.low < 0.3 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("method", ESTIMATORS)
+def test_deviations_add_up_to_the_error_also_of_a_difference(method):
+    batch = draw(40, np.random.default_rng(8))
+    near = 0.9 * BEHAVIOR + 0.1 * TARGET
+    one, other = (Logged.of(batch, TableTarget(p), gamma=GAMMA) for p in (near, BEHAVIOR))
+    first, second, both = (linearize(logged, method=method) for logged in (one, other, one))
+    assert first.value == evaluate(one, method=method).value
+    np.testing.assert_array_equal(first.deviations, both.deviations)
+    found = compare(one, other, method=method)
+    assert first.value - second.value == pytest.approx(found.value)
+    error = np.sqrt(np.square(first.deviations - second.deviations).sum())
+    assert error == pytest.approx((found.high - found.low) / (2 * 1.96), rel=0.35)
+    assert error < 0.6 * np.sqrt(np.square(first.deviations).sum())
 
 
 def test_intervals_are_the_same_for_the_same_seed_and_narrow_with_the_level():
