@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from archive_tools import compact_all, reader
+from archive_tools import compact_all, reader, spoil
 
 import learnerd.cycle
 from experience.archive import read_rows_and_note, write_shard
@@ -351,6 +351,49 @@ def test_episodes_of_a_pruned_version_are_named_without_the_archive_too(history,
     rows = [row for row in document["episodes"] if row["learned_again_from"] is None]
     assert [row["episode_id"] for row in rows] == [f"episode-{i}" for i in range(10, 15)]
     assert {row["steps"] for row in rows} == {None}
+
+
+@pytest.mark.slow
+def test_a_policy_inferred_from_its_first_episodes_and_a_damaged_version_learned_again(site, drop):
+    site.configure("[admission]\nlogp_tolerance = 0.0\n")
+    for count in (3, 4, 2):
+        learn(site, drop, count)
+    spoil(site, 3)
+    assert site.run_here() == 0
+    assert CheckpointStore(site.state).head().version == 4
+    assert outcomes(judged(site), "same") == {1, 2, 4}
+
+
+@pytest.mark.slow
+def test_a_gate_that_starts_over_is_rebuilt(site, drop):
+    site.configure(
+        CONFIG + '[gate]\nmode = "enforce"\nmin_episodes = 8\nmax_held_episodes = 8\nmargin = 0.0\n'
+    )
+    for _ in range(3):
+        learn(site, drop, 9)
+    assert CheckpointStore(site.state).promote(writer="operator", reason="test")
+    found = judged(site)
+    assert any(one.made == "rollback" for one in found.values())
+    assert outcomes(found, "same") == set(range(1, CheckpointStore(site.state).head().version + 1))
+
+
+def test_versions_of_an_earlier_release_are_rebuilt_by_todays_settings(history):
+    site = history
+    for version in (8, 9):
+        reseal(site, version, without=("settings", "machine"))
+    assert outcomes(judged(site), "same") == set(range(1, HEAD + 1))
+    site.configure(CONFIG + "[learner]\nlearning_rate = 0.01\n")
+    found = judged(site)
+    assert outcomes(found, "same") == set(range(1, HEAD + 1)) - {8, 9}
+    assert "its settings were not recorded, and config.toml has changed since" in found[8].why
+
+
+def reseal(site, version, *, without):
+    """Write a manifest as a release would that did not record some things."""
+    manifest = dict(CheckpointStore(site.state).manifest(version))
+    manifest["record"] = {name: what for name, what in manifest["record"].items() if name not in without}
+    path = site.state / "checkpoints" / f"{version:08d}" / "manifest.json"
+    write_atomic(path, encode_manifest(manifest))
 
 
 def test_nothing_to_verify(site, in_process):

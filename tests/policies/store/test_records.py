@@ -1,7 +1,10 @@
 """Records of pruned versions: durable before the version goes, bounded, read beside writers, checked."""
 
 import sqlite3
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +140,40 @@ def test_writers_and_readers_take_turns(state):
         assert reader.manifest(1) == wanted[1]
     with sqlite3.connect(folder / FILE_NAME) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+PRUNING = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_records import KEEP, publish
+from policies.initial import initial_checkpoint
+from policies.store import CheckpointStore
+from store_tools import SPEC
+store = CheckpointStore(sys.argv[1])
+head = store.head() or initial_checkpoint(SPEC, seed=1)
+while True:
+    for _ in range(4):
+        head = publish(store, head, name=f"e{head.version}", writer="online")
+    store.prune(**KEEP, now_s=time.time() + 9)
+    print("pruned", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_no_version_goes_without_a_record(tmp_path):
+    here = str(Path(__file__).parent)
+    for kill in range(6):
+        child = subprocess.Popen(
+            [sys.executable, "-c", PRUNING, str(tmp_path), here], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout.readline() == "pruned\n"
+        time.sleep(0.02 + 0.037 * (kill % 7))  # anywhere in a publish or a prune, as it comes
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        recorded = RecordedVersions(tmp_path)
+        highest = CheckpointStore(tmp_path).highest_used()
+        assert recorded.versions() == list(range(1, highest + 1))
+        assert all(recorded.manifest(version)["version"] == version for version in recorded.versions())
+        assert all(recorded.delta(version) is not None for version in recorded.versions())
+    assert Records(tmp_path).versions()
