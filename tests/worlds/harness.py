@@ -59,7 +59,7 @@ class World:
     play: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     clients: int = 1
-    within_s: float = 600.0
+    within_s: float = 240.0
 
 
 @dataclass(frozen=True, kw_only=True)

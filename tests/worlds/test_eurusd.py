@@ -7,7 +7,7 @@ from harness import World, check_better_than_random, learn, show
 
 SEEDS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 SEGMENTS_PER_SESSION = 8
-EURUSD = World(client="eurusd", steps=20_000)
+EURUSD = World(client="eurusd", steps=16_000)
 
 pytestmark = pytest.mark.timeout(300)
 
