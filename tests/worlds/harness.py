@@ -111,6 +111,7 @@ class Site:
         self.folder, self.spool, self.state = folder, folder / "spool", folder / "state"
         self._config = folder / "config.toml"
         self._config.write_text(config)
+        self._children: dict[str, subprocess.Popen] = {}
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **(env or {})}
 
     @contextmanager
@@ -123,12 +124,14 @@ class Site:
         """
         with self._file(name, "out").open("wb") as out, self._file(name, "log").open("wb") as log:
             child = subprocess.Popen(command, stdout=out, stderr=log, cwd=self.folder, env=self._env)
+        self._children[name] = child
         try:
             yield child
-            assert child.poll() is None, f"{name} ended with {child.returncode}\n{self.logs()}"
+            self._check_alive()
             child.send_signal(signal.SIGTERM)
             assert child.wait(STOP_S) in exit_codes, f"{name} ended with {child.returncode}\n{self.logs()}"
         finally:
+            del self._children[name]
             child.kill()
             child.wait()
 
@@ -137,7 +140,7 @@ class Site:
         """Run the daemon meanwhile, ready from the start."""
         command = [sys.executable, "-m", "learnerd", "run", "--config", str(self._config)]
         with self.process("daemon", *command) as child:
-            self.wait_for(lambda: self._is_ready(child), "the daemon to be ready", START_S)
+            self.wait_for(self._is_ready, "the daemon to be ready", START_S)
             yield child
 
     @contextmanager
@@ -168,9 +171,10 @@ class Site:
             return None
 
     def wait_for(self, condition: Callable[[], bool], what: str, within_s: float) -> None:
-        """Wait for something that may take a while; fail with the logs when it does not come."""
+        """Wait for something that may take a while; fail when it does not come, or a process ends early."""
         deadline_s = time.monotonic() + within_s
         while not condition():
+            self._check_alive()
             if time.monotonic() > deadline_s:
                 pytest.fail(f"waited {within_s:.0f} s for {what}\n{self.status()}\n{self.logs()}")
             time.sleep(POLL_S)
@@ -187,8 +191,11 @@ class Site:
     def _file(self, name: str, ending: str) -> Path:
         return self.folder / f"{name}.{ending}"
 
-    def _is_ready(self, child: subprocess.Popen) -> bool:
-        assert child.poll() is None, self.logs()
+    def _check_alive(self) -> None:
+        for name, child in self._children.items():
+            assert child.poll() is None, f"{name} ended with {child.returncode}\n{self.logs()}"
+
+    def _is_ready(self) -> bool:
         document = self.status()
         return document is not None and document["daemon"]["state"] == "running"
 

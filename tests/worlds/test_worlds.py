@@ -35,7 +35,7 @@ SLOW = {
     "pendulum": World(client="pendulum", steps=100_000, config=PENDULUM, within_s=600),
     "minigrid_doorkey": World(client="minigrid_doorkey", steps=90_000, config=SHORT_EPISODES, within_s=1200),
     "minatar_breakout": World(
-        client="minatar_breakout", steps=60_000, config=BREAKOUT, play=("--rate", "400"), within_s=2400
+        client="minatar_breakout", steps=100_000, config=BREAKOUT, play=("--rate", "400"), within_s=2400
     ),
 }
 CASES = [
