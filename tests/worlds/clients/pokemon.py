@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--spool", type=Path)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--battles", type=int, default=200, help="how many to evaluate on")
+    parser.add_argument("--battles", type=int, default=150, help="how many to evaluate on")
     options = parser.parse_args()
     asyncio.run((play if options.command == "play" else evaluate)(options))
 
