@@ -88,7 +88,7 @@ class LearnerState:
         weight = _scalar(self._base.averages, "prox_weight")
         if flat is None or weight is None:
             flat, weight = self.policy.flat.clone(), 1.0
-        return ProximalAverage(flat, weight=weight, decay=self._settings.prox_decay)
+        return ProximalAverage(flat, weight=weight, decay=self._settings.proximal_decay)
 
     def _packed(self, layout: Layout, prefix: str) -> Tensor | None:
         if any(prefix + name not in self._base.averages for name in layout.shapes):

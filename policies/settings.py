@@ -45,7 +45,8 @@ class LearnerSettings:
         baseline: what is subtracted from the return; ppo needs "value".
         clip_range: ε of the clipped ratio.
         ratio_cap: largest weight of a step, c; a low cap lets an error of the baseline leak into the policy.
-        prox_decay: memory of the proximal policy in policy steps; 0: the policy at the start of the update.
+        prox_decay: memory of the proximal policy, a decay by policy step; "auto": see ``proximal_decay``; 0:
+            the policy at the start of the update.
         decoupled: whether ratio and clip are against the proximal policy, not the behavior policy.
         ess_scaling: whether the policy's step is multiplied by the effective sample size.
         ess_min: a batch with a smaller effective share is split by version; see ``policies.trust``.
@@ -81,7 +82,7 @@ class LearnerSettings:
     baseline: BaselineName = "value"
     clip_range: float = 0.2
     ratio_cap: float = 10.0
-    prox_decay: float = 0.889
+    prox_decay: float | Literal["auto"] = "auto"
     decoupled: bool = True
     ess_scaling: bool = True
     ess_min: float = 0.3
@@ -120,7 +121,21 @@ class LearnerSettings:
     @property
     def averages_proximal(self) -> bool:
         """Whether a moving average of the policy's weights is kept."""
-        return self.algorithm == "ppo" and self.decoupled and self.prox_decay > 0
+        return self.algorithm == "ppo" and self.decoupled and self.proximal_decay > 0
+
+    @property
+    def proximal_decay(self) -> float:
+        """Decay by policy step of the moving average; k / (k + 2) with "auto", k the steps of an update.
+
+        Its mean age is then k / 2 steps, that of the policy at the start of the update, which plain PPO clips
+        against; 0.889 at 16 steps, as Hilton, Cobbe & Schulman 2021 have it. With a memory that does not grow
+        with k neither the clip nor ``target_kl`` would bound an update of many steps: both are measured from
+        the proximal policy, which would follow at their heels.
+        """
+        if self.prox_decay != "auto":
+            return self.prox_decay
+        steps = self.epochs * self.minibatches
+        return steps / (steps + 2)
 
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -154,6 +169,7 @@ _SWITCH: Rule = ((lambda value: isinstance(value, bool)), "true or false")
 _POSITIVE = _number(0, open_low=True)
 _FRACTION = _number(0, 1)
 _DECAY = _number(0, 1, open_high=True)
+_DECAY_OR_AUTO: Rule = ((lambda value: value == "auto" or _DECAY[0](value)), f'"auto" or {_DECAY[1]}')
 
 _RULES: dict[str, Rule] = {
     "algorithm": _one_of("ppo", "reinforce"),
@@ -167,7 +183,7 @@ _RULES: dict[str, Rule] = {
     "baseline": _one_of("value", "ema", "batch_mean", "leave_one_out"),
     "clip_range": _number(0, 1, open_low=True, open_high=True),
     "ratio_cap": _number(1),
-    "prox_decay": _DECAY,
+    "prox_decay": _DECAY_OR_AUTO,
     "decoupled": _SWITCH,
     "ess_scaling": _SWITCH,
     "ess_min": _FRACTION,

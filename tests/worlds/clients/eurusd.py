@@ -1,7 +1,7 @@
 """A trading client on EURUSD hourly bars (gym-anytrading), as its own process.
 
-    python client.py play --spool SPOOL --state STATE     trade and deposit until stopped
-    python client.py evaluate --state STATE               compare the newest policy with random trading
+    python eurusd.py play --spool SPOOL --state STATE     trade and deposit until stopped
+    python eurusd.py evaluate --state STATE               compare the newest policy with random trading
 
 A market never ends, so the session is cut into segments: each is deposited as a truncated piece with the
 observation that comes next, and continues the one before. A new session begins only where the recording ends.
@@ -10,6 +10,7 @@ observation that comes next, and continues the one before. A new session begins 
 import argparse
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,9 @@ def random_policy(rng: np.random.Generator) -> Policy:
 
 
 def play(options: argparse.Namespace) -> None:
-    """Trade and deposit until stopped; at most ``--rate`` bars a second."""
+    """Trade and deposit until SIGTERM; at most ``--rate`` bars a second."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     actor = Actor(options.state, seed=options.seed)
     writer = EpisodeWriter(
         options.spool,
@@ -87,9 +90,9 @@ def play(options: argparse.Namespace) -> None:
     )
     at_random = random_policy(np.random.default_rng(options.seed))
     market = Market()
-    obs, ended, steps = market.begin(), False, 0
+    obs, ended, deposited = market.begin(), False, 0
     due_s = time.monotonic()
-    while True:
+    while not stopped:
         actor.refresh()
         policy, version = (actor.act, actor.version) if actor.version else (at_random, 0)
         for _ in range(SEGMENT_STEPS):
@@ -97,15 +100,16 @@ def play(options: argparse.Namespace) -> None:
             next_obs, pips, ended = market.step(action)
             writer.step(obs, action, pips, logp=logp, policy_version=version)
             obs = next_obs
-            steps += 1
             if ended:
                 break
         writer.end(obs, terminated=False, truncated=True, continues=not ended)
+        deposited += 1
         if ended:
             obs = market.begin()
         now_s = time.monotonic()
         due_s = max(due_s, now_s - 0.1) + SEGMENT_STEPS / options.rate
         time.sleep(max(0.0, due_s - now_s))
+    print(json.dumps({"deposited": deposited}))
 
 
 def evaluate(options: argparse.Namespace) -> None:
