@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,6 +23,7 @@ from experience import wire
 from experience.codec.contract import Decoded, Limits
 from experience.decode_child import settings_json
 from experience.errors import BadFrame, DecoderDied, Problem
+from experience.in_hand import NONE, InHandFile
 
 DEFAULT_ADDRESS_SPACE_BYTES = 512 * 2**20
 """numpy and pyarrow map 288 MB of it; a file of 64 MiB with 128 MiB decoded fits into the rest."""
@@ -36,6 +37,8 @@ _CHUNK_BYTES = 2**18
 _MANY_JOBS, _GATHER_S = 8, 0.002
 """While many results are to come, about ten of small files at a time: where both processes share a core, each
 switch between them costs them what they have in the caches."""
+_TOGETHER = 16
+"""Jobs that the child works on in step: beyond, nothing is gained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,39 +128,60 @@ class Decoder:
         Raises:
             DecoderDied: the child cannot be started.
         """
+        try:
+            for some in self.decode_some(jobs, meanwhile=meanwhile):
+                yield from some
+        except GeneratorExit:
+            self._drop_child()
+            raise
+
+    def decode_some(
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+    ) -> Generator[list[DecodeResult], None, None]:
+        """As ``decode``, in lists of what has come together: at least one each."""
         left = deque(enumerate(jobs))
+        died: set[int] = set()
         while left and not self._closed:
+            child = None
             try:
                 with contextlib.suppress(_ChildFailedError):
-                    child = self._begin(left)
+                    child = self._begin([each for each in left if each[0] not in died])
                     meanwhile()
                     meanwhile = lambda: None  # noqa: E731 - once, however many children it takes
                     if child is not None:
-                        yield from self._results(child, left)
+                        yield from self._results(child, left, died)
             finally:
                 if left:
                     self._drop_child()
             if left and not self._closed:
-                yield DecodeResult(job=left.popleft()[1], died=True)
+                died.add(_culprit(child, [number for number, _ in left if number not in died]))
+                if dead := _dead(left, died):
+                    yield dead
 
-    def _begin(self, left: Iterable[tuple[int, DecodeJob]]) -> "_Child | None":
+    def _begin(self, left: Sequence[tuple[int, DecodeJob]]) -> "_Child | None":
         """Give a child the jobs that are left; None when closed."""
         child = self._ready_child()
         if child is not None:
-            child.send(b"".join(_line(number, job) for number, job in left))
+            child.send(_lines(left))
         return child
 
-    def _results(self, child: "_Child", left: deque[tuple[int, DecodeJob]]) -> Iterator[DecodeResult]:
+    def _results(
+        self, child: "_Child", left: deque[tuple[int, DecodeJob]], died: set[int]
+    ) -> Iterator[list[DecodeResult]]:
         """Yield results and take their jobs off ``left``, until the child fails."""
         while left:
-            message = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
-            number, job = left[0]
-            if message.job != number:
+            messages = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
+            results: list[DecodeResult] = []
+            expected = True
+            for message in messages:
+                expected = bool(left) and message.job == left[0][0]
+                if not expected:
+                    break
+                results += [_result(left.popleft()[1], message), *_dead(left, died)]
+            if results:
+                yield results
+            if not expected:
                 raise _ChildFailedError
-            left.popleft()
-            yield DecodeResult(
-                job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s
-            )
 
     def close(self) -> None:
         """Stop the child at once; nothing that it does needs finishing."""
@@ -199,12 +223,23 @@ class _ChildFailedError(Exception):
 
 
 class _Child:
-    """The process and its two pipes, read and written without blocking."""
+    """The process and its two pipes, read and written without blocking.
+
+    Attributes:
+        in_hand: number of the job that it worked on when it was stopped.
+    """
 
     def __init__(self, arguments: str, max_frame_bytes: int) -> None:
-        command = [sys.executable, "-P", "-m", "experience.decode_child", arguments]
+        self.in_hand, self._in_hand = NONE, InHandFile()
+        descriptor = self._in_hand.descriptor
+        command = [sys.executable, "-P", "-m", "experience.decode_child", arguments, str(descriptor)]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_environment(),
+            bufsize=0,
+            pass_fds=[descriptor],
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -235,12 +270,13 @@ class _Child:
 
     def send(self, data: bytes) -> None:
         """Write what fits into the pipe; the rest goes out while results are waited for."""
+        self._in_hand.clear()
         self._unsent = memoryview(data)
         self._poll.register(self._input, select.POLLOUT)
         self._write_some()
 
-    def receive(self, deadline_s: float, *, gather: bool = False) -> wire.Message:
-        """Wait for the next frame, and write what is queued meanwhile.
+    def receive(self, deadline_s: float, *, gather: bool = False) -> list[wire.Message]:
+        """Wait for the next frame, and write what is queued meanwhile; return all that have come by then.
 
         Args:
             deadline_s: seconds to wait.
@@ -252,13 +288,26 @@ class _Child:
             if self._stopped.is_set():
                 raise _ChildFailedError
             try:
-                prefix = self._read(wire.PREFIX.size, until_s)
-                size_bytes = wire.frame_bytes(prefix)
-                if size_bytes > self._max_frame_bytes:
-                    raise _ChildFailedError
-                return wire.decode(prefix, self._read(size_bytes, until_s))
+                frames = [self._frame(until_s)]
+                while self._has_frame():
+                    frames.append(self._frame(until_s))
+                return [wire.decode(prefix, rest) for prefix, rest in frames]
             except (BadFrame, OSError) as error:
                 raise _ChildFailedError from error
+
+    def _frame(self, until_s: float) -> tuple[bytes, bytes]:
+        prefix = self._read(wire.PREFIX.size, until_s)
+        size_bytes = wire.frame_bytes(prefix)
+        if size_bytes > self._max_frame_bytes:
+            raise _ChildFailedError
+        return prefix, self._read(size_bytes, until_s)
+
+    def _has_frame(self) -> bool:
+        """Whether all of the next frame has come."""
+        prefix = bytes(self._received[: wire.PREFIX.size])
+        return len(prefix) == wire.PREFIX.size and len(self._received) >= len(prefix) + wire.frame_bytes(
+            prefix
+        )
 
     def _read(self, size_bytes: int, until_s: float) -> bytes:
         while len(self._received) < size_bytes:
@@ -306,13 +355,36 @@ class _Child:
         self._stopped.set()
         self._process.kill()
         self._process.wait()
+        self.in_hand = self._in_hand.read()
+        self._in_hand.close()
         with self._in_use:
             self._input.close()
             self._output.close()
 
 
-def _line(number: int, job: DecodeJob) -> bytes:
-    return json.dumps({"job": number, **vars(job)}).encode() + b"\n"
+def _result(job: DecodeJob, message: wire.Message) -> DecodeResult:
+    return DecodeResult(job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s)
+
+
+def _culprit(child: _Child | None, numbers: Sequence[int]) -> int:
+    """Number of the job that ended the child: the one in hand, or the first."""
+    in_hand = NONE if child is None else child.in_hand
+    return in_hand if in_hand in numbers else numbers[0]
+
+
+def _dead(left: deque[tuple[int, DecodeJob]], died: Collection[int]) -> list[DecodeResult]:
+    """Take those that died off the front of ``left``."""
+    dead = []
+    while left and left[0][0] in died:
+        dead.append(DecodeResult(job=left.popleft()[1], died=True))
+    return dead
+
+
+def _lines(left: Sequence[tuple[int, DecodeJob]]) -> bytes:
+    """The jobs as the child takes them, so many a line as it works on together."""
+    jobs = [{"job": number, **vars(job)} for number, job in left]
+    groups = [jobs[at : at + _TOGETHER] for at in range(0, len(jobs), _TOGETHER)]
+    return b"".join(json.dumps(group).encode() + b"\n" for group in groups)
 
 
 def _environment() -> dict[str, str]:

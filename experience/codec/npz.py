@@ -14,6 +14,7 @@ from experience.codec.parts import PREFIXES
 from experience.codec.zip_members import read_members
 from experience.errors import reject
 from experience.fields import HEADER_FIELDS, STEP_FIELDS, merge, outcome, rename
+from experience.in_step import Steps, finish
 from experience.strict_json import parse_json
 
 META = "meta"
@@ -27,8 +28,15 @@ def read(data: bytes, source: Source) -> Decoded:
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
+    return finish(reading(data, source))
+
+
+def reading(data: bytes, source: Source) -> Steps[Decoded]:
+    """Do the same in three steps: arrays, ``meta``, and the episode that they make."""
     arrays = _arrays(data, source)
+    yield
     header = _meta(arrays.pop(META, None), source)
+    yield
     arrays = rename(arrays)
     flags = {name: last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
     merge(flags, {name: header.pop(name) for name in _FLAGS if name in header})
