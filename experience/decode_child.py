@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -132,8 +131,8 @@ def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:
     Raises:
         InputError: the whole file cannot be read.
     """
-    work = Path(job["work_path"])
-    data, sha256, mtime_s = read_claimed(Path(job["claim_path"]), work, limits)
+    work = job["work_path"]
+    data, sha256, mtime_s = read_claimed(job["claim_path"], work, limits)
     yield
     try:
         decoded = yield from decoding(
