@@ -37,7 +37,7 @@ _CHUNK_BYTES = 2**18
 _MANY_JOBS, _GATHER_S = 8, 0.002
 """While many results are to come, about ten of small files at a time: where both processes share a core, each
 switch between them costs them what they have in the caches."""
-_TOGETHER = 16
+TOGETHER = 16
 """Jobs that the child works on in step: beyond, nothing is gained."""
 
 
@@ -383,7 +383,7 @@ def _dead(left: deque[tuple[int, DecodeJob]], died: Collection[int]) -> list[Dec
 def _lines(left: Sequence[tuple[int, DecodeJob]]) -> bytes:
     """The jobs as the child takes them, so many a line as it works on together."""
     jobs = [{"job": number, **vars(job)} for number, job in left]
-    groups = [jobs[at : at + _TOGETHER] for at in range(0, len(jobs), _TOGETHER)]
+    groups = [jobs[at : at + TOGETHER] for at in range(0, len(jobs), TOGETHER)]
     return b"".join(json.dumps(group).encode() + b"\n" for group in groups)
 
 
