@@ -118,9 +118,7 @@ class Admission:
             if self._looked_at != self.verdicts:
                 self._look()
             episodes = [e for arrival in arrivals for e in arrival.episodes]
-            self._foresight.look_ahead(
-                episodes, self._rules, lambda: [s for arrival in arrivals for s in self._sights(arrival)]
-            )
+            self._foresight.look_ahead(episodes, self._rules, lambda: self._sights(*arrivals))
 
     def _look(self) -> None:
         """See which versions there are by now, and what they have learned."""
@@ -315,7 +313,8 @@ class Admission:
         self._refuse(arrival.claim, conflicts)
         return arrival if len(fresh) == len(arrival.episodes) else arrival.keeping(tuple(fresh))
 
-    def _sights(self, arrival: Arrival) -> list[Sight]:
+    def _sights(self, *arrivals: Arrival) -> list[Sight]:
+        """One for each of their episodes."""
         now_s, allowance_s = self._clock.aging(), self._clock.allowance_s
         return [
             Sight(
@@ -325,6 +324,7 @@ class Admission:
                 rejected=self._lineage.rejected,
                 allowance_s=allowance_s,
             )
+            for arrival in arrivals
             for episode in arrival.episodes
         ]
 
