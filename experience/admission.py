@@ -14,7 +14,6 @@ from experience.behavior_check import LogProbs, acting_versions, logp_mismatches
 from experience.episode import Episode
 from experience.errors import Problem, reject
 from experience.fit import action_problem, choices_mask_problem, definition_problem, observation_problem
-from experience.magnitude import norm
 from experience.space_parsing import action_space_of_rows
 from experience.spaces import ActionSpace, Space
 
@@ -125,10 +124,10 @@ def _complete(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
 
 
 def _in_range(episode: Episode, _rules: Rules, _sight: Sight) -> Problem | None:
-    for name in ("obs", "reward", "action", "logp"):
-        array = getattr(episode, name)
-        if array is None or array.dtype.kind != "f" or norm(array) <= MAX_MAGNITUDE / 2:
+    for name, size in episode.norms.items():
+        if size <= MAX_MAGNITUDE / 2:
             continue
+        array = getattr(episode, name)
         for extreme in (array.max(), array.min()):
             if abs(extreme) > MAX_MAGNITUDE:
                 step = int(np.argwhere(array == extreme)[0][0])

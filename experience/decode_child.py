@@ -1,4 +1,4 @@
-"""The decoder process: ``python -m experience.decode_child SETTINGS``, one JSON job a line in, frames out.
+"""The decoder process: ``python -m experience.decode_child SETTINGS [DESCRIPTOR]``, JSON jobs in, frames out.
 
 It survives every file that it can: whatever a job raises becomes a problem. What it cannot survive (a crash
 in native code, the kernel's memory killer) ends this process and not the learner. It ends when its standard
@@ -13,20 +13,28 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
-from experience.codec import Limits, decode
+import numpy as np
+
+from experience.codec import Limits, decoding
 from experience.errors import InputError, Problem, reject
+from experience.in_hand import InHand
+from experience.in_step import Steps, finish, in_step
 from experience.intake_file import drop_copy, read_claimed
 from experience.wire import Message, encode
 
 READY = -1
 """Job number of the first frame: imports are done, the time of the first job starts now."""
 
+Frame = list[bytes | memoryview]
+
 _OUTPUT_BUFFER_BYTES = 2**18
-"""One write a small episode."""
+"""One write some small episodes."""
+
+_SMALL_BYTES = 2**20
+"""Files that are worked on together; larger ones gain nothing, and share the memory."""
 
 _NICENESS = 5
 """Reading yields to the update that trains beside it."""
@@ -37,42 +45,97 @@ def main() -> int:
     settings = json.loads(sys.argv[1])
     _set_limits(settings["address_space_bytes"])
     output = _take_output()
+    np.seterr(all="ignore")  # what overflows becomes infinite, and is refused by name
+    in_hand = InHand(int(sys.argv[2]) if len(sys.argv) > 2 else None)  # noqa: PLR2004 - without a parent that reads it
     gc.freeze()  # what has been imported lives as long as the process: no collection need look at it
     with contextlib.suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, output, Limits(**settings["limits"]))
+        serve(sys.stdin.buffer, output, Limits(**settings["limits"]), begin=in_hand.note)
     return 0
 
 
-def serve(jobs: Iterable[bytes], output: BinaryIO, limits: Limits) -> None:
-    """Answer each line of ``jobs`` with one frame on ``output``."""
+def serve(
+    lines: Iterable[bytes],
+    output: BinaryIO,
+    limits: Limits,
+    *,
+    begin: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Answer each job of each line, a JSON list, with one frame on ``output``.
+
+    Args:
+        lines: jobs that may be worked on together.
+        output: where frames go.
+        limits: what a file may hold.
+        begin: told the number of the job that is worked on from now on.
+    """
     _send(output, encode(Message(job=READY, mtime_s=0.0)))
-    for line in jobs:
-        _send(output, answer(json.loads(line), limits))
+    for line in lines:
+        jobs = json.loads(line)
+        frames = _together(jobs, limits, begin) if len(jobs) > 1 and _are_small(jobs) else None
+        if frames is not None:
+            _send(output, [piece for frame in frames for piece in frame])
+            continue
+        for job in jobs:
+            begin(job["job"])
+            _send(output, answer(job, limits))
 
 
-def answer(job: dict[str, Any], limits: Limits) -> list[bytes | memoryview]:
+def answer(job: dict[str, Any], limits: Limits) -> Frame:
     """Return the frame for one job; every failure becomes its problem."""
     try:
-        return encode(run(job, limits))
+        return finish(_answering(job, limits))
+    except MemoryError:
+        return encode(Message(job=job["job"], mtime_s=0.0, problem=_too_large()))
+
+
+def _together(
+    jobs: Sequence[dict[str, Any]], limits: Limits, begin: Callable[[int], object]
+) -> list[Frame] | None:
+    """Return the frames of small files; None where memory runs out: each must have all of it to itself."""
+    try:
+        works = [_answering(job, limits) for job in jobs]
+        return in_step(works, begin=lambda place: begin(jobs[place]["job"]))
+    except MemoryError:
+        return None
+
+
+def _are_small(jobs: Sequence[dict[str, Any]]) -> bool:
+    try:
+        return sum([os.lstat(job["claim_path"]).st_size for job in jobs]) <= _SMALL_BYTES
+    except OSError:
+        return False
+
+
+def _answering(job: dict[str, Any], limits: Limits) -> Steps[Frame]:
+    """Return the frame for one job, in steps.
+
+    Raises:
+        MemoryError: there is too little for it, or for the others that are in hand.
+    """
+    try:
+        message = yield from _running(job, limits)
+        yield
+        return encode(message)
     except InputError as error:
         problem = error.problem
     except MemoryError:
-        problem = _too_large()
+        raise
     except Exception as error:  # noqa: BLE001 - the last line of defense; a bug here must cost one file only
         problem = _unexpected(error)
     return encode(Message(job=job["job"], mtime_s=0.0, problem=problem))
 
 
-def run(job: dict[str, Any], limits: Limits) -> Message:
+def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:
     """Read and decode one file.
 
     Raises:
         InputError: the whole file cannot be read.
     """
-    work = Path(job["work_path"])
-    data, sha256, mtime_s = read_claimed(Path(job["claim_path"]), work, limits)
+    work = job["work_path"]
+    data, sha256, mtime_s = read_claimed(job["claim_path"], work, limits)
+    yield
     try:
-        decoded = decode(
+        decoded = yield from decoding(
             data, name=job["name"], source_sha256=sha256, ingested_at=job["ingested_at"], limits=limits
         )
     except InputError as error:
@@ -92,7 +155,7 @@ def _unexpected(error: Exception) -> Problem:
     return reject("malformed", "file", f"{type(error).__name__}: {error}", "a file of its format").problem
 
 
-def _send(output: BinaryIO, frame: list[bytes | memoryview]) -> None:
+def _send(output: BinaryIO, frame: Frame) -> None:
     output.writelines(frame)
     output.flush()
 
@@ -113,7 +176,7 @@ def _set_limits(address_space_bytes: int) -> None:
 
 
 def settings_json(limits: Limits, address_space_bytes: int) -> str:
-    """The process's one argument."""
+    """The process's first argument; the second is the descriptor of an ``InHandFile``."""
     return json.dumps({"address_space_bytes": address_space_bytes, "limits": dataclasses.asdict(limits)})
 
 

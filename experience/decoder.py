@@ -5,24 +5,19 @@ child is a fresh interpreter (never a fork of a process that holds torch), start
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import select
-import subprocess
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from experience import wire
 from experience.codec.contract import Decoded, Limits
 from experience.decode_child import settings_json
-from experience.errors import BadFrame, DecoderDied, Problem
+from experience.decoder_process import DecoderFailed, DecoderProcess
+from experience.errors import DecoderDied, Problem
+from experience.in_hand import NONE
 
 DEFAULT_ADDRESS_SPACE_BYTES = 512 * 2**20
 """numpy and pyarrow map 288 MB of it; a file of 64 MiB with 128 MiB decoded fits into the rest."""
@@ -30,12 +25,10 @@ DEFAULT_DEADLINE_S = 30.0
 """The largest accepted file takes under 5 s on a slow machine."""
 
 _START_DEADLINE_S = 60.0
-_PIPE_BYTES = 2**20
-"""How far the child reads ahead while the learner is busy: 60 files of 15 kB."""
-_CHUNK_BYTES = 2**18
-_MANY_JOBS, _GATHER_S = 8, 0.002
-"""While many results are to come, about ten of small files at a time: where both processes share a core, each
-switch between them costs them what they have in the caches."""
+_MANY_JOBS = 8
+"""While so many results are to come, they are gathered."""
+TOGETHER = 16
+"""Jobs that the child works on in step: beyond, nothing is gained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +87,7 @@ class Decoder:
         self._max_frame_bytes = address_space_bytes
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: DecoderProcess | None = None
         self._closed = False
 
     @property
@@ -125,39 +118,60 @@ class Decoder:
         Raises:
             DecoderDied: the child cannot be started.
         """
+        try:
+            for some in self.decode_some(jobs, meanwhile=meanwhile):
+                yield from some
+        except GeneratorExit:
+            self._drop_child()
+            raise
+
+    def decode_some(
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+    ) -> Generator[list[DecodeResult], None, None]:
+        """As ``decode``, in lists of what has come together: at least one each."""
         left = deque(enumerate(jobs))
+        died: set[int] = set()
         while left and not self._closed:
+            child = None
             try:
-                with contextlib.suppress(_ChildFailedError):
-                    child = self._begin(left)
+                with contextlib.suppress(DecoderFailed):
+                    child = self._begin([each for each in left if each[0] not in died])
                     meanwhile()
                     meanwhile = lambda: None  # noqa: E731 - once, however many children it takes
                     if child is not None:
-                        yield from self._results(child, left)
+                        yield from self._results(child, left, died)
             finally:
                 if left:
                     self._drop_child()
             if left and not self._closed:
-                yield DecodeResult(job=left.popleft()[1], died=True)
+                died.add(_culprit(child, [number for number, _ in left if number not in died]))
+                if dead := _dead(left, died):
+                    yield dead
 
-    def _begin(self, left: Iterable[tuple[int, DecodeJob]]) -> "_Child | None":
+    def _begin(self, left: Sequence[tuple[int, DecodeJob]]) -> DecoderProcess | None:
         """Give a child the jobs that are left; None when closed."""
         child = self._ready_child()
         if child is not None:
-            child.send(b"".join(_line(number, job) for number, job in left))
+            child.send(_lines(left))
         return child
 
-    def _results(self, child: "_Child", left: deque[tuple[int, DecodeJob]]) -> Iterator[DecodeResult]:
+    def _results(
+        self, child: DecoderProcess, left: deque[tuple[int, DecodeJob]], died: set[int]
+    ) -> Iterator[list[DecodeResult]]:
         """Yield results and take their jobs off ``left``, until the child fails."""
         while left:
-            message = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
-            number, job = left[0]
-            if message.job != number:
-                raise _ChildFailedError
-            left.popleft()
-            yield DecodeResult(
-                job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s
-            )
+            messages = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
+            results: list[DecodeResult] = []
+            expected = True
+            for message in messages:
+                expected = bool(left) and message.job == left[0][0]
+                if not expected:
+                    break
+                results += [_result(left.popleft()[1], message), *_dead(left, died)]
+            if results:
+                yield results
+            if not expected:
+                raise DecoderFailed
 
     def close(self) -> None:
         """Stop the child at once; nothing that it does needs finishing."""
@@ -170,17 +184,17 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ready_child(self) -> "_Child | None":
+    def _ready_child(self) -> DecoderProcess | None:
         """Start a child if none runs; None when closed."""
         if self._child is not None and not self._child.is_running():
             self._drop_child()
         with self._lock:
             if self._closed or self._child is not None:
                 return self._child
-            child = self._child = _Child(self._arguments, self._max_frame_bytes)
+            child = self._child = DecoderProcess(self._arguments, self._max_frame_bytes)
         try:
             child.receive(_START_DEADLINE_S)
-        except _ChildFailedError as error:
+        except DecoderFailed as error:
             self._drop_child()
             if self._closed:
                 return None
@@ -194,135 +208,26 @@ class Decoder:
             child.stop()
 
 
-class _ChildFailedError(Exception):
-    """The child ended, overran its deadline or wrote what is no frame."""
+def _result(job: DecodeJob, message: wire.Message) -> DecodeResult:
+    return DecodeResult(job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s)
 
 
-class _Child:
-    """The process and its two pipes, read and written without blocking."""
-
-    def __init__(self, arguments: str, max_frame_bytes: int) -> None:
-        command = [sys.executable, "-P", "-m", "experience.decode_child", arguments]
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), bufsize=0
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input, self._output = self._process.stdin, self._process.stdout
-        for pipe in (self._input, self._output):
-            os.set_blocking(pipe.fileno(), False)
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(self._output.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._max_frame_bytes = max_frame_bytes
-        self._received, self._chunk = bytearray(), bytearray(_CHUNK_BYTES)
-        self._unsent = memoryview(b"")
-        self._gather_s = 0.0
-        self._poll = select.poll()
-        self._poll.register(self._output, select.POLLIN)
-        self._stopped = threading.Event()
-        self._in_use = threading.Lock()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def is_running(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def status(self) -> int | None:
-        return self._process.returncode
-
-    def send(self, data: bytes) -> None:
-        """Write what fits into the pipe; the rest goes out while results are waited for."""
-        self._unsent = memoryview(data)
-        self._poll.register(self._input, select.POLLOUT)
-        self._write_some()
-
-    def receive(self, deadline_s: float, *, gather: bool = False) -> wire.Message:
-        """Wait for the next frame, and write what is queued meanwhile.
-
-        Args:
-            deadline_s: seconds to wait.
-            gather: when it has to wait, let some more frames come, so as not to be woken by each.
-        """
-        until_s = time.monotonic() + deadline_s
-        self._gather_s = _GATHER_S if gather else 0.0
-        with self._in_use:
-            if self._stopped.is_set():
-                raise _ChildFailedError
-            try:
-                prefix = self._read(wire.PREFIX.size, until_s)
-                size_bytes = wire.frame_bytes(prefix)
-                if size_bytes > self._max_frame_bytes:
-                    raise _ChildFailedError
-                return wire.decode(prefix, self._read(size_bytes, until_s))
-            except (BadFrame, OSError) as error:
-                raise _ChildFailedError from error
-
-    def _read(self, size_bytes: int, until_s: float) -> bytes:
-        while len(self._received) < size_bytes:
-            if self._unsent or not self._fill():
-                self._wait(until_s)
-        result = bytes(memoryview(self._received)[:size_bytes])
-        del self._received[:size_bytes]
-        return result
-
-    def _wait(self, until_s: float) -> None:
-        left_s = until_s - time.monotonic()
-        if left_s <= 0 or self._stopped.is_set():
-            raise _ChildFailedError
-        for descriptor, _ in self._poll.poll(1000 * left_s + 1):
-            if descriptor == self._output.fileno():
-                time.sleep(self._gather_s)
-                self._fill()
-            else:
-                self._write_some()
-
-    def _write_some(self) -> None:
-        """Write what fits. When the child has gone, what it answered before must still be read."""
-        try:
-            self._unsent = self._unsent[os.write(self._input.fileno(), self._unsent[:_CHUNK_BYTES]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._unsent = memoryview(b"")
-        if not self._unsent:
-            self._poll.unregister(self._input)
-
-    def _fill(self) -> bool:
-        """Read what is there; False when nothing is."""
-        try:
-            count = os.readv(self._output.fileno(), [self._chunk])
-        except BlockingIOError:
-            return False
-        if not count:
-            raise _ChildFailedError
-        self._received += memoryview(self._chunk)[:count]
-        return True
-
-    def stop(self) -> None:
-        """Kill the process, and close the pipes once nobody waits on them."""
-        self._stopped.set()
-        self._process.kill()
-        self._process.wait()
-        with self._in_use:
-            self._input.close()
-            self._output.close()
+def _culprit(child: DecoderProcess | None, numbers: Sequence[int]) -> int:
+    """Number of the job that ended the child: the one in hand, or the first."""
+    in_hand = NONE if child is None else child.in_hand
+    return in_hand if in_hand in numbers else numbers[0]
 
 
-def _line(number: int, job: DecodeJob) -> bytes:
-    return json.dumps({"job": number, **vars(job)}).encode() + b"\n"
+def _dead(left: deque[tuple[int, DecodeJob]], died: Collection[int]) -> list[DecodeResult]:
+    """Take those that died off the front of ``left``."""
+    dead = []
+    while left and left[0][0] in died:
+        dead.append(DecodeResult(job=left.popleft()[1], died=True))
+    return dead
 
 
-def _environment() -> dict[str, str]:
-    """The package's own folder first; one BLAS thread, and an allocator that gives memory back."""
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    allocator = {
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_THRESHOLD_": "1048576",
-        "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve address space ahead
-    }
-    return {**os.environ, **threads, **allocator, "PYTHONPATH": path}
+def _lines(left: Sequence[tuple[int, DecodeJob]]) -> bytes:
+    """The jobs as the child takes them, so many a line as it works on together."""
+    jobs = [{"job": number, **vars(job)} for number, job in left]
+    groups = [jobs[at : at + TOGETHER] for at in range(0, len(jobs), TOGETHER)]
+    return b"".join(json.dumps(group).encode() + b"\n" for group in groups)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experience.errors import reject
-from experience.magnitude import is_finite
+from experience.errors import InputError, reject
+from experience.magnitude import norm
 
 SCHEMA_VERSION = 1
 
@@ -95,12 +96,14 @@ class Episode:
         """Check lengths, shapes and values once; raises InputError naming the field."""
         _check_identity(self)
         _check_lengths(self)
+        own = vars(self)
+        own["_norms"] = _checked_norms(own)
         _check_values(self)
         for name in ("started_at", "ended_at", "ingested_at"):
-            value = getattr(self, name)
-            if value is not None:
-                vars(self)[name] = round(float(value), 6)
-        for array in (self.action, self.reward, self.obs, self.logp, self.mask, self.policy_version_step):
+            if own[name] is not None:
+                own[name] = round(float(own[name]), 6)
+        for name in _ARRAYS:
+            array = own[name]
             if array is not None and array.flags.writeable:
                 array.setflags(write=False)
 
@@ -112,9 +115,10 @@ class Episode:
             TypeError: a field that is not known, or one that is missing.
         """
         episode = object.__new__(cls)
-        vars(episode).update(_DEFAULTS, extensions={})
-        vars(episode).update(values)
-        if vars(episode).keys() != cls.__dataclass_fields__.keys():
+        given = vars(episode)
+        given.update(_DEFAULTS, extensions={})
+        given.update(values)
+        if len(given) != len(cls.__dataclass_fields__) or not values.keys() >= _REQUIRED:
             raise TypeError(f"fields {sorted(values)}; accepted: those of Episode")
         episode.__post_init__()
         return episode
@@ -123,6 +127,12 @@ class Episode:
     def key(self) -> EpisodeKey:
         """The ledger key."""
         return EpisodeKey(self.client_id, self.episode_id, self.segment, self.agent_id)
+
+    @property
+    def norms(self) -> Mapping[str, float]:
+        """√Σ x² of each array of floating numbers, by its name: how large it is at most."""
+        found: Mapping[str, float] = vars(self)["_norms"]
+        return found
 
     @property
     def n_steps(self) -> int:
@@ -148,7 +158,7 @@ class Episode:
             "outcome": [self.terminated, self.truncated, self.incomplete],
         }
         digest = hashlib.sha256(_SORTED_JSON.encode(header).encode())
-        for name in ("obs", "action", "reward", "logp", "mask", "policy_version_step"):
+        for name in _ARRAYS:
             array = getattr(self, name)
             if array is not None:
                 digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
@@ -156,21 +166,27 @@ class Episode:
         return digest.hexdigest()
 
 
+_ARRAYS = ("obs", "action", "reward", "logp", "mask", "policy_version_step")
+_FLOATS = ("obs", "action", "reward", "logp")
 _DEFAULTS = {item.name: item.default for item in fields(Episode) if item.default is not MISSING}
+_REQUIRED = {item.name for item in fields(Episode)} - _DEFAULTS.keys() - {"extensions"}
 _SORTED_JSON = json.JSONEncoder(sort_keys=True)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 MAX_ID_CHARACTERS = 256
 MAX_ACTION = 2**31 - 1
 """Largest discrete action: far above any action space, and exact in every number format that we store."""
 
 
 def _check_identity(episode: Episode) -> None:
+    given = vars(episode)
     for name in ("episode_id", "client_id", "agent_id"):
-        text = getattr(episode, name)
+        text = given[name]
         if not isinstance(text, str) or len(text) > MAX_ID_CHARACTERS or not text.isprintable():
             raise reject("bad_value", name, text, f"printable text of at most {MAX_ID_CHARACTERS} characters")
     for name in ("env_id", "policy_digest", "info_json", "tags"):
-        text = "".join(getattr(episode, name) or "")
+        value = given[name]
+        text = value if isinstance(value, str) else "".join(value or ())
         if not text.isascii() and _SURROGATE.search(text):
             raise reject("bad_value", name, ascii(text), "Unicode text, without lone surrogates")
     if not episode.episode_id:
@@ -203,19 +219,33 @@ def _rows_fit(episode: Episode, steps: int) -> bool:
     return len(episode.obs) == steps + 1 or (open_ended and len(episode.obs) == steps)
 
 
+def _checked_norms(given: Mapping[str, Any]) -> dict[str, float]:
+    """Norms of what is floating; finite ones are those of finite numbers, and most others are not."""
+    norms = {}
+    for name in _FLOATS:
+        array = given[name]
+        if array is not None and array.dtype.kind == "f":
+            norms[name] = size = norm(array)
+            if not size < math.inf and not np.isfinite(array).all():
+                raise _not_finite(name, array)
+    return norms
+
+
+def _not_finite(name: str, array: NDArray[Any]) -> InputError:
+    rows = array.reshape(len(array), -1)
+    bad = ~np.isfinite(rows)
+    step = int(np.flatnonzero(bad.any(axis=1))[0])
+    return reject("not_finite", f"{name}[{step}]", str(rows[step][bad[step]][0]), "finite numbers")
+
+
 def _check_values(episode: Episode) -> None:
-    for name in ("obs", "action", "reward", "logp"):
-        array = getattr(episode, name)
-        if array is not None and array.dtype.kind == "f" and not is_finite(array):
-            bad = ~np.isfinite(array)
-            where = int(np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))[0])
-            value = array.reshape(len(array), -1)[where][bad.reshape(len(array), -1)[where]][0]
-            raise reject("not_finite", f"{name}[{where}]", str(value), "finite numbers")
     if episode.action.dtype.kind != "i":
         return
     action = episode.action
-    if action.size and action.view(f"u{action.itemsize}").max() > MAX_ACTION:  # without its sign -1 is large
+    if (
+        action.size and np.maximum.reduce(action.view(_UNSIGNED[action.itemsize]), None) > MAX_ACTION
+    ):  # without its sign -1 is large
         extreme = int(action.min()) if action.min() < 0 else int(action.max())
         raise reject("bad_value", "action", extreme, f"integers 0 … {MAX_ACTION}")
-    if episode.logp is not None and (highest := float(episode.logp.max())) > 1e-6:  # noqa: PLR2004 - rounding in float32
+    if episode.logp is not None and (highest := float(np.maximum.reduce(episode.logp))) > 1e-6:  # noqa: PLR2004 - rounding in float32
         raise reject("bad_value", "logp", highest, "log-probabilities <= 0")

@@ -156,7 +156,8 @@ def header_values(header: Mapping[str, Any]) -> dict[str, Any]:
         if "info_json" in values:
             raise reject("bad_value", "info", "given as info and as info_json", "one of them")
         values["info_json"] = values.pop("info")
-    return values | {"extensions": extensions}
+    values["extensions"] = extensions
+    return values
 
 
 def outcome(flags: Mapping[str, Any]) -> tuple[bool, bool]:

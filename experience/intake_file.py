@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import stat
-from pathlib import Path
 from typing import NamedTuple
 
 from experience.codec.contract import Limits
@@ -36,7 +35,11 @@ class ClaimedFile(NamedTuple):
     mtime_s: float
 
 
-def read_claimed(claimed: Path, work: Path, limits: Limits) -> ClaimedFile:
+StrPath = str | os.PathLike[str]
+"""A ``Path`` takes as long to make as a small file to open, so text is taken as well."""
+
+
+def read_claimed(claimed: StrPath, work: StrPath, limits: Limits) -> ClaimedFile:
     """Return the bytes of ``claimed``, from the copy at ``work`` when an earlier attempt left a whole one.
 
     The copy is the bytes followed by their sha256, so that one cut short by a kill or damaged by a power cut
@@ -57,15 +60,15 @@ def read_claimed(claimed: Path, work: Path, limits: Limits) -> ClaimedFile:
     return ClaimedFile(data, digest.hexdigest(), status.st_mtime)
 
 
-def drop_copy(work: Path) -> None:
+def drop_copy(work: StrPath) -> None:
     """Forget the bytes of a file that was cut short, so that the next attempt sees it grown."""
     with contextlib.suppress(OSError):
-        work.unlink()
+        os.unlink(work)  # noqa: PTH108 - may be text
 
 
-def _checked_status(path: Path, limits: Limits) -> os.stat_result:
+def _checked_status(path: StrPath, limits: Limits) -> os.stat_result:
     try:
-        status = path.lstat()
+        status = os.lstat(path)
     except OSError as error:
         raise _unreadable(error) from error
     _check(status, limits)
@@ -103,14 +106,17 @@ def _unreadable(error: OSError) -> InputError:
     )
 
 
-def _read(path: Path, expected: os.stat_result, limits: Limits) -> bytes:
+def _read(path: StrPath, expected: os.stat_result, limits: Limits) -> bytes:
     try:
-        with open(os.open(path, _FLAGS), "rb", buffering=0) as file:  # noqa: PTH123 - Path.open has no O_NOFOLLOW
-            status = os.fstat(file.fileno())
+        file = os.open(path, _FLAGS)
+        try:
+            status = os.fstat(file)
             if (status.st_dev, status.st_ino) != (expected.st_dev, expected.st_ino):
                 raise reject("not_regular", "file", "replaced while it was opened", _ACCEPTED)
             _check(status, limits)
-            return _read_all(file.fileno(), status.st_size, limits)
+            return _read_all(file, status.st_size, limits)
+        finally:
+            os.close(file)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise reject("not_regular", "file type", "a symbolic link", _ACCEPTED) from error
@@ -129,7 +135,7 @@ def _read_all(descriptor: int, size_bytes: int, limits: Limits) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write_copy(work: Path, data: bytes, digest: bytes) -> None:
+def _write_copy(work: StrPath, data: bytes, digest: bytes) -> None:
     """Write in place: half a copy does not match its digest, and is no copy."""
     file = os.open(work, _COPY_FLAGS, 0o666)
     try:
@@ -140,10 +146,12 @@ def _write_copy(work: Path, data: bytes, digest: bytes) -> None:
         os.unlink(work)  # noqa: PTH108 - quicker than Path.unlink
 
 
-def _read_copy(work: Path, limits: Limits) -> bytes | None:
+def _read_copy(work: StrPath, limits: Limits) -> bytes | None:
+    if not os.path.lexists(work):
+        return None  # as nearly always
     room = Limits(max_file_bytes=limits.max_file_bytes + _DIGEST_BYTES)
     try:
-        content = _read(work, work.lstat(), room)
+        content = _read(work, os.lstat(work), room)
     except (OSError, InputError):
         return None
     data = content[:-_DIGEST_BYTES]

@@ -73,6 +73,10 @@ class Outcomes:
         """Whether ``key`` has a verdict already, and its claim was not forgotten."""
         return key in self._keys.get(_claim_of(key), ())
 
+    def names(self, claim_id: str) -> bool:
+        """Whether any key of this claim has a verdict, and it was not forgotten."""
+        return claim_id in self._keys
+
     def forget(self, claim_id: str) -> None:
         """A claim is gone for good: its keys need not be remembered for long, only their counts."""
         if claim_id in self._keys:

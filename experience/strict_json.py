@@ -35,7 +35,7 @@ def parse_json(
     _check_depth(data, field, max_depth)
     _check_numbers(data, field, max_number_characters)
     try:
-        value = _DECODER.decode(data.decode())
+        value = _decoded(data.decode())
     except UnicodeDecodeError as error:
         raise reject("malformed", field, f"byte {error.start} is no UTF-8", "JSON in UTF-8") from error
     except json.JSONDecodeError as error:
@@ -61,6 +61,15 @@ def canonical_json(field: str, value: Any) -> str:
     except ValueError as error:
         raise reject("not_finite", field, "a number beyond float64", "finite numbers") from error
     return text
+
+
+def _decoded(text: str) -> Any:
+    """What ``decode`` returns, which spends a third of a short text's time on blanks before and after it."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)
 
 
 class _RefusedError(ValueError):

@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from experience.admission import Rules, Sight, admit_all, rejected_version
+from experience.admission import Rules, Sight, rejected_version
 from experience.behavior_check import acting_versions
 from experience.claims import Claim
 from experience.episode import Episode, EpisodeKey
@@ -20,6 +20,7 @@ from experience.spool import Spool
 from learnerd.arrival import Arrival
 from learnerd.behavior import BehaviorCache
 from learnerd.clock import Clock
+from learnerd.foresight import Foresight
 from learnerd.lineage import Lineage
 from learnerd.set_aside import SetAside
 from learnerd.starvation import Starvation, Starved
@@ -70,6 +71,7 @@ class Admission:
         self._in_flight: dict[EpisodeKey, str] = {}
         self._held: set[str] = set()
         self._looked_at = -1
+        self._foresight = Foresight()
         self.verdicts = 0
         self._lock = threading.RLock()
 
@@ -105,9 +107,22 @@ class Admission:
                     self._look()
                 kept = self._sort(arrival)
             yield kept
+        self._foresight.forget()
+
+    def foresee(self, arrivals: Sequence[Arrival]) -> None:
+        """Judge files that came together, ahead of ``sort_all``, for what one alone would take twice.
+
+        What it finds holds until the store is looked at again or the policy's shapes become known.
+        """
+        with self._lock:
+            if self._looked_at != self.verdicts:
+                self._look()
+            episodes = [e for arrival in arrivals for e in arrival.episodes]
+            self._foresight.look_ahead(episodes, self._rules, lambda: self._sights(*arrivals))
 
     def _look(self) -> None:
         """See which versions there are by now, and what they have learned."""
+        self._foresight.forget()
         head = self._lineage.refresh()
         if head is not None and self._rules.observation_shape is None:
             self.learn_spec(head.spec)  # an online learner published first
@@ -168,9 +183,7 @@ class Admission:
 
     def _judge(self, arrival: Arrival) -> Arrival:
         with self._lock:
-            verdicts = admit_all(
-                arrival.episodes, self._rules, [self._sight(e, arrival) for e in arrival.episodes]
-            )
+            verdicts = self._foresight.verdicts(arrival.episodes, self._rules, lambda: self._sights(arrival))
             problems = {
                 e.key: problem for e, problem in zip(arrival.episodes, verdicts, strict=True) if problem
             }
@@ -300,14 +313,20 @@ class Admission:
         self._refuse(arrival.claim, conflicts)
         return arrival if len(fresh) == len(arrival.episodes) else arrival.keeping(tuple(fresh))
 
-    def _sight(self, episode: Episode, arrival: Arrival) -> Sight:
-        return Sight(
-            age_s=arrival.age_s(episode, now_s=self._clock.aging()),
-            staleness=self._lineage.staleness,
-            log_probs=self._log_probs,
-            rejected=self._lineage.rejected,
-            allowance_s=self._clock.allowance_s,
-        )
+    def _sights(self, *arrivals: Arrival) -> list[Sight]:
+        """One for each of their episodes."""
+        now_s, allowance_s = self._clock.aging(), self._clock.allowance_s
+        return [
+            Sight(
+                age_s=arrival.age_s(episode, now_s=now_s),
+                staleness=self._lineage.staleness,
+                log_probs=self._log_probs,
+                rejected=self._lineage.rejected,
+                allowance_s=allowance_s,
+            )
+            for arrival in arrivals
+            for episode in arrival.episodes
+        ]
 
     def _log_probs(
         self,

@@ -210,10 +210,20 @@ class Intake:
     ) -> Iterator[Arrival]:
         """Decode claims whose names count this attempt already."""
         by_path = {str(claim.path): claim for claim in claims}
-        for result in self._decoder.decode([self._job(claim) for claim in claims], meanwhile=meanwhile):
-            arrival = self._arrival(by_path[result.job.claim_path], result, resumed=resumed)
-            if arrival is not None:
-                yield arrival
+        jobs = [self._job(claim) for claim in claims]
+        for results in self._decoder.decode_some(jobs, meanwhile=meanwhile):
+            arrivals: list[Arrival] = []
+            try:
+                for result in results:
+                    arrival = self._arrival(by_path[result.job.claim_path], result, resumed=resumed)
+                    if arrival is not None:
+                        arrivals.append(arrival)
+            except OSError:
+                yield from arrivals  # an error in a later one does not lose them
+                raise
+            if len(arrivals) > 1:
+                self._admission.foresee(arrivals)
+            yield from arrivals
 
     def _claim(self, name: str, *, attempt: int = 1) -> Claim | None:
         try:

@@ -29,7 +29,7 @@ class SetAside:
 
     def known(self, claim: Claim, episode: Episode) -> bool:
         """Whether this episode of this very file has its verdict already, from before a restart."""
-        return self._outcomes.known(_key(claim, episode))
+        return self._outcomes.names(claim.id) and self._outcomes.known(_key(claim, episode))
 
     def refuse(self, claim: Claim, refused: Sequence[tuple[Episode, Problem]]) -> None:
         """Keep the rows of refused episodes, by reason, and record them."""

@@ -13,11 +13,14 @@ from experience.space_parsing import action_space_of_rows, counts_from_zero
 
 Array = NDArray[Any]
 
+_BYTES, _FLOAT32, _FLOAT64 = np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64)
+_INT64, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
+
 
 def to_obs(array: Array, shape: tuple[int, ...] | None) -> Array:
     """Return [rows, *shape] float32, or uint8 as it came; flat rows take the declared ``shape``."""
     _check_numeric("obs", array)
-    result = _native(array, np.uint8) if array.dtype == np.uint8 else _to_float32("obs", array)
+    result = _native(array, _BYTES) if array.dtype == _BYTES else _to_float32("obs", array)
     if shape is not None and result.shape[1:] != shape:
         if np.prod(result.shape[1:], dtype=object) != np.prod(shape, dtype=object):
             found = f"rows of shape {list(result.shape[1:])}"
@@ -78,15 +81,13 @@ def _to_discrete(array: Array, space: Mapping[str, Any] | None) -> Array:
 def to_reward(array: Array) -> Array:
     """Return [T] float64."""
     _check_numeric("reward", array)
-    return _native(_to_vector("reward", array, "shape [T]"), np.float64)
+    return _native(_to_vector("reward", array, "shape [T]"), _FLOAT64)
 
 
 def to_logp(array: Array) -> Array:
     """Return [T] float64; vectors of one log-probability a dimension are refused."""
     _check_numeric("logp", array)
-    return _native(
-        _to_vector("logp", array, "shape [T]: one log-probability for the whole action"), np.float64
-    )
+    return _native(_to_vector("logp", array, "shape [T]: one log-probability for the whole action"), _FLOAT64)
 
 
 def to_mask(array: Array) -> Array:
@@ -99,7 +100,7 @@ def to_mask(array: Array) -> Array:
     if not valid:
         found = f"{numbers.min()} to {numbers.max()}"
         raise reject("bad_value", "mask", found, "true (or 1) where allowed, else false (or 0)")
-    return _native(array, np.bool_)
+    return _native(array, _BOOL)
 
 
 def to_policy_version_step(array: Array) -> Array:
@@ -169,9 +170,10 @@ TO_CANONICAL: Mapping[str, Callable[[Array], Array]] = {
 
 
 def _check_numeric(field: str, array: Array) -> None:
-    if array.dtype.kind == "O":
+    kind = array.dtype.kind
+    if kind == "O":
         raise reject("bad_dtype", field, "objects (null, text or mixed)", "numbers")
-    if array.dtype.kind not in "biuf":
+    if kind not in "biuf":
         raise reject("bad_dtype", field, f"dtype {array.dtype}", "integers, booleans or floating numbers")
     if array.ndim == 0:
         raise reject("bad_shape", field, "a single number", "one entry a step")
@@ -191,28 +193,29 @@ def _to_vector(field: str, array: Array, accepted: str) -> Array:
 
 def _to_int64(field: str, array: Array) -> Array:
     if array.dtype.kind == "f":
-        numbers = _native(array, np.float64)
+        numbers = _native(array, _FLOAT64)
         whole = (np.abs(numbers) < 2.0**53) & (numbers == np.floor(numbers))
         if not whole.all():
             reason = "bad_dtype" if np.isfinite(array).all() else "not_finite"
             raise reject(reason, field, str(array[~whole][0]), "integers")
     elif array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
         raise reject("bad_value", field, int(array.max()), "integers that fit int64")
-    return _native(array, np.int64)
+    return _native(array, _INT64)
 
 
 def _to_float32(field: str, array: Array) -> Array:
-    result = _native(array, np.float32)
-    if array.dtype != np.float32 and not is_finite(result):  # what was float32 before, Episode looks at
+    result = _native(array, _FLOAT32)
+    if array.dtype != _FLOAT32 and not is_finite(result):  # what was float32 before, Episode looks at
         bad = ~np.isfinite(result)
         step = int(np.argwhere(bad)[0][0])
         raise reject("not_finite", f"{field}[{step}]", str(array[bad][0]), "finite numbers that fit float32")
     return result
 
 
-def _native(array: Array, dtype: type[np.generic]) -> Array:
+def _native(array: Array, dtype: np.dtype[Any]) -> Array:
     """Native byte order, C order, aligned; the file's own bytes where they are that already."""
-    flags = array.flags
-    if array.dtype == dtype and flags.c_contiguous and flags.aligned and array.dtype.isnative:
-        return array
+    if array.dtype == dtype:  # which is native
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned:
+            return array
     return np.array(array, dtype, order="C")

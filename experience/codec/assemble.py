@@ -46,7 +46,7 @@ def assemble(
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
-    in_parts = any("." in name for name in columns)
+    in_parts = "." in "".join(columns)
     if in_parts:
         check_parts(columns, final_obs)
     for name in REQUIRED:
@@ -71,16 +71,17 @@ def assemble(
     }
     check_mask(steps.get("mask"), action, space)
     _check_bytes([obs, action, *steps.values()], source.limits.max_decoded_bytes)
-    fields = {
-        "obs": obs,
-        "action": action,
-        "terminated": terminated,
-        "truncated": truncated,
-        "ingested_at": source.ingested_at,
-        "source_sha256": source.sha256,
-        "source_name": source.name,
-    }
-    return Episode.of(fields | steps | values)
+    values.update(
+        steps,
+        obs=obs,
+        action=action,
+        terminated=terminated,
+        truncated=truncated,
+        ingested_at=source.ingested_at,
+        source_sha256=source.sha256,
+        source_name=source.name,
+    )
+    return Episode.of(values)
 
 
 def _observations(columns: Mapping[str, Array], final_obs: Array | None, values: dict[str, Any]) -> Array:
@@ -112,7 +113,7 @@ def _stored(array: Array, space: Space) -> Array:
 
 
 def _check_bytes(arrays: list[Array], limit: int) -> None:
-    total = sum(array.nbytes for array in arrays)
+    total = sum([array.nbytes for array in arrays])
     if total > limit:
         raise reject("too_large", "decoded size", f"{total} bytes", f"at most {limit} bytes")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from experience.episode import Episode
 from experience.errors import Problem
+from experience.in_step import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +71,6 @@ class Decoded:
 
 Reader = Callable[[bytes, Source], Decoded]
 """A format's reader. It raises InputError where the whole file is concerned."""
+
+SteppedReader = Callable[[bytes, Source], Steps[Decoded]]
+"""The same in steps, for small files that are read in step with others."""

@@ -25,11 +25,11 @@ _LENGTHS = {
     b"\x03\x00": struct.Struct("<I"),
 }
 
-_USUAL_BYTES = 128
+USUAL_BYTES = 128
 """numpy.save fills magic, length and header up to a multiple of 64 bytes; those of numbers take two."""
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """What stands before the numbers."""
 
     start: int
@@ -45,12 +45,12 @@ def read_array(content: Buffer, field: str) -> NDArray[Any]:
     Raises:
         InputError: ``pickled`` for object arrays, ``bad_dtype``, ``bad_shape`` or ``malformed``.
     """
-    head = bytes(content[:_USUAL_BYTES])
-    layout = _layout(head, field) or _layout(bytes(content[: _header_end(head, field)]), field)
-    if layout is None:
+    head = bytes(content[:USUAL_BYTES])
+    known = layout(head, field) or layout(bytes(content[: _header_end(head, field)]), field)
+    if known is None:
         n_header = _header_end(head, field) - (10 if head[6] == 1 else 12)
         raise _malformed(field, f"a header of {n_header} bytes")
-    start, dtype, order, shape, n_bytes = layout
+    start, dtype, order, shape, n_bytes = known
     if n_bytes != len(content) - start:
         raise _malformed(field, f"{len(content) - start} bytes for shape {list(shape)} of {dtype.str}")
     if not n_bytes:
@@ -63,13 +63,13 @@ def read_array(content: Buffer, field: str) -> NDArray[Any]:
 
 
 @functools.lru_cache(maxsize=1024)  # a client's files differ in little but T
-def _layout(head: bytes, field: str) -> _Layout | None:
+def layout(head: bytes, field: str) -> Layout | None:
     """Read the header at the beginning of ``head``; None where it is longer than that."""
     end = _header_end(head, field)
     if end > len(head):
         return None
     dtype, fortran, shape = _header(head[8 + _LENGTHS[head[6:8]].size : end], field)
-    return _Layout(end, dtype, "F" if fortran else "C", shape, math.prod(shape) * dtype.itemsize)
+    return Layout(end, dtype, "F" if fortran else "C", shape, math.prod(shape) * dtype.itemsize)
 
 
 def _header_end(head: bytes, field: str) -> int:

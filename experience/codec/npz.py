@@ -1,5 +1,6 @@
 """npz: one episode a file, as ``numpy.savez`` writes it, with ``meta`` as JSON text."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,17 @@ from experience.codec.arrays import Array, last_flag
 from experience.codec.assemble import assemble
 from experience.codec.contract import Decoded, Source
 from experience.codec.npy import read_array
+from experience.codec.npz_plan import Plans
 from experience.codec.parts import PREFIXES
 from experience.codec.zip_members import read_members
 from experience.errors import reject
 from experience.fields import HEADER_FIELDS, STEP_FIELDS, merge, outcome, rename
+from experience.in_step import Steps, finish
 from experience.strict_json import parse_json
 
 META = "meta"
 _FLAGS = ("terminated", "truncated", "done")
+_PLANS = Plans()
 
 
 def read(data: bytes, source: Source) -> Decoded:
@@ -24,20 +28,26 @@ def read(data: bytes, source: Source) -> Decoded:
     Raises:
         InputError: naming the field, its value and what would be accepted.
     """
+    return finish(reading(data, source))
+
+
+def reading(data: bytes, source: Source) -> Steps[Decoded]:
+    """Do the same in three steps: arrays, ``meta``, and the episode that they make."""
     arrays = _arrays(data, source)
+    yield
     header = _meta(arrays.pop(META, None), source)
+    yield
     arrays = rename(arrays)
     flags = {name: last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
-    merge(flags, {name: header.pop(name) for name in _FLAGS if header.get(name) is not None})
-    names = [name for name in arrays if name in STEP_FIELDS or name.startswith(PREFIXES)]
-    columns = {name: arrays.pop(name) for name in names}
+    merge(flags, {name: header.pop(name) for name in _FLAGS if name in header})
+    columns = {name: arrays.pop(name) for name in _step_names(tuple(arrays))}
     final_obs = arrays.pop("final_obs", None)
     merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
     incomplete = header.get("incomplete") in (True, 1)
     terminated, truncated = (False, False) if incomplete and not flags else outcome(flags)
     episode = assemble(
         columns,
-        header={name: value for name, value in header.items() if name not in _FLAGS},
+        header=header,
         terminated=terminated,
         truncated=truncated,
         final_obs=final_obs,
@@ -47,7 +57,20 @@ def read(data: bytes, source: Source) -> Decoded:
     return Decoded(episodes=(episode,))
 
 
+@functools.lru_cache(maxsize=64)
+def _step_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in STEP_FIELDS or name.startswith(PREFIXES))
+
+
 def _arrays(data: bytes, source: Source) -> dict[str, Array]:
+    arrays = _PLANS.read(data, source.limits)
+    if arrays is None:
+        arrays = _parsed(data, source)
+        _PLANS.learn(data)
+    return arrays
+
+
+def _parsed(data: bytes, source: Source) -> dict[str, Array]:
     arrays = {}
     for member, content in read_members(data, source.limits).items():
         if not member.endswith(".npy"):

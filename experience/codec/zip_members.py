@@ -14,16 +14,16 @@ from experience.errors import InputError, reject
 
 Buffer = bytes | bytearray | memoryview
 
-_END = struct.Struct("<4s4H2LH")
-_CENTRAL = struct.Struct("<4s4xHH4xLLLHHH8xL")
+END = struct.Struct("<4s4H2LH")
+CENTRAL = struct.Struct("<4s4xHH4xLLLHHH8xL")
 """Signature, flags, method, CRC-32, packed and unpacked size, lengths of name, extra, comment; offset."""
-_LOCAL = struct.Struct("<4s2xHH4xL8xHH")
+LOCAL = struct.Struct("<4s2xHH4xL8xHH")
 """Signature, flags, method, CRC-32, lengths of name and extra."""
-_END_SIGNATURE, _CENTRAL_SIGNATURE, _LOCAL_SIGNATURE = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
+END_SIGNATURE, CENTRAL_SIGNATURE, LOCAL_SIGNATURE = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
 _MAX_COMMENT_BYTES = 65_535
 _ZIP64 = 0xFFFFFFFF
-_ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
-_STORED, _DEFLATED = 0, 8
+_ENCRYPTED, SIZES_FOLLOW = 0x1, 0x8
+STORED, _DEFLATED = 0, 8
 _SLICE_BYTES = 2**16
 _ACCEPTED = "a zip file as numpy.savez writes it"
 
@@ -54,22 +54,22 @@ def _malformed(field: str, value: str) -> InputError:
 
 
 def _directory(data: bytes, limits: Limits) -> list[_Entry]:
-    if data[:4] not in (_LOCAL_SIGNATURE[: len(data)], _END_SIGNATURE[: len(data)]):
+    if data[:4] not in (LOCAL_SIGNATURE[: len(data)], END_SIGNATURE[: len(data)]):
         raise _malformed("first bytes", f"{data[:4]!r}")
     end = _find_end(data)
-    _, disk, first_disk, count_here, count, size, offset, _ = _END.unpack_from(data, end)
+    _, disk, first_disk, count_here, count, size, offset, _ = END.unpack_from(data, end)
     if disk or first_disk or count_here != count or offset == _ZIP64 or offset + size != end:
         raise _malformed("zip directory", f"{count} members in {size} bytes at {offset}, ends at {end}")
     if count > limits.max_members:
         raise reject("too_large", "zip directory", f"{count} members", f"at most {limits.max_members}")
     entries = []
     for _ in range(count):
-        start = offset + _CENTRAL.size
+        start = offset + CENTRAL.size
         if start > end:
             raise _malformed("zip directory", f"ends at {end}, within a member")
-        row = _CENTRAL.unpack_from(data, offset)
+        row = CENTRAL.unpack_from(data, offset)
         signature, flags, method, crc, packed, size, n_name, n_extra, n_comment, local = row
-        if signature != _CENTRAL_SIGNATURE:
+        if signature != CENTRAL_SIGNATURE:
             raise _malformed("zip directory", f"{signature!r} at {offset}")
         entries.append((data[start : start + n_name], flags, method, crc, packed, size, local))
         offset = start + n_name + n_extra + n_comment
@@ -79,15 +79,15 @@ def _directory(data: bytes, limits: Limits) -> list[_Entry]:
 
 
 def _find_end(data: bytes) -> int:
-    last = len(data) - _END.size
-    if last >= 0 and data.startswith(_END_SIGNATURE, last) and data.endswith(b"\0\0"):
+    last = len(data) - END.size
+    if last >= 0 and data.startswith(END_SIGNATURE, last) and data.endswith(b"\0\0"):
         return last  # no comment
     lowest = max(0, last - _MAX_COMMENT_BYTES)
-    end = data.rfind(_END_SIGNATURE, lowest, last + 4) if last >= 0 else -1
+    end = data.rfind(END_SIGNATURE, lowest, last + 4) if last >= 0 else -1
     while end >= 0:
-        if end + _END.size + _END.unpack_from(data, end)[-1] == len(data):
+        if end + END.size + END.unpack_from(data, end)[-1] == len(data):
             return end
-        end = data.rfind(_END_SIGNATURE, lowest, end)
+        end = data.rfind(END_SIGNATURE, lowest, end)
     raise reject("truncated", "zip directory", f"not found in {len(data)} bytes", "a complete zip file")
 
 
@@ -115,14 +115,14 @@ def _checked_name(raw: bytes) -> str:
 
 def _content(data: bytes, entry: _Entry, name: str) -> Buffer:
     raw_name, flags, method, crc, packed_bytes, n_bytes, offset = entry
-    start = offset + _LOCAL.size
+    start = offset + LOCAL.size
     if start > len(data):
         raise _malformed(name, f"a header at {offset}, beyond the file")
-    signature, local_flags, local_method, local_crc, n_name, n_extra = _LOCAL.unpack_from(data, offset)
+    signature, local_flags, local_method, local_crc, n_name, n_extra = LOCAL.unpack_from(data, offset)
     local = (signature, local_flags, local_method, data[start : start + n_name])
-    if local != (_LOCAL_SIGNATURE, flags, method, raw_name):
+    if local != (LOCAL_SIGNATURE, flags, method, raw_name):
         raise _malformed(name, "a local header that differs from the zip directory")
-    if local_crc != crc and not flags & _SIZES_FOLLOW:
+    if local_crc != crc and not flags & SIZES_FOLLOW:
         raise _malformed(name, "a local checksum that differs from the zip directory's")
     if flags & _ENCRYPTED:
         raise _malformed(name, "encrypted")
@@ -130,7 +130,7 @@ def _content(data: bytes, entry: _Entry, name: str) -> Buffer:
     packed = memoryview(data)[start : start + packed_bytes]
     if len(packed) < packed_bytes:
         raise _malformed(name, f"{packed_bytes} bytes at {start}, beyond the file's {len(data)}")
-    content = packed if method == _STORED else _unpack(packed, method, n_bytes, name)
+    content = packed if method == STORED else _unpack(packed, method, n_bytes, name)
     if len(content) != n_bytes:
         raise _malformed(name, f"{len(content)} bytes, {n_bytes} announced")
     if zlib.crc32(content) != crc:

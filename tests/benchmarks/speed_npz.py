@@ -9,9 +9,11 @@ from speed_figures import Figure, side_by_side
 from speed_site import SPEC, deposit, episodes, scratch, site
 
 from experience import wire
-from experience.admission import Rules, Sight, admit
-from experience.codec import Limits, decode
+from experience.admission import Rules, Sight, admit_all
+from experience.codec import Limits, decode, decoding
 from experience.collate import collate
+from experience.decoder import TOGETHER
+from experience.in_step import in_step
 from experience.intake_file import read_claimed
 from experience.wire import PREFIX, Message
 from policies.behavior import log_probs
@@ -35,18 +37,34 @@ def _decode(files, rounds):
     data = [(path.name, path.read_bytes()) for path in files]
     named = [(name, content, hashlib.sha256(content).hexdigest()) for name, content in data]
 
-    def ours():
+    def in_turn():
         for name, content, digest in named:
             decode(content, name=name, source_sha256=digest, ingested_at=1.0)
 
-    found = side_by_side({"np.load": lambda: _np_load(files), "decode": ours}, rounds=rounds)
+    def together():
+        with np.errstate(all="ignore"):
+            for some in _groups(named):
+                in_step(
+                    [
+                        decoding(content, name=name, source_sha256=digest, ingested_at=1.0)
+                        for name, content, digest in some
+                    ]
+                )
+
+    works = {"np.load": lambda: _np_load(files), "decode in step": together, "decode one by one": in_turn}
+    found = side_by_side(works, rounds=rounds)
     return Figure(
         work="npz, 15 kB: decode alone, against np.load",
-        value=found["np.load"] / found["decode"],
+        value=found["np.load"] / found["decode in step"],
         unit="x",
         least=8.0,
         parts={f"{name}, µs a file": 1e6 * seconds / len(files) for name, seconds in found.items()},
     )
+
+
+def _groups(items):
+    """As the decoder process works on them."""
+    return [items[at : at + TOGETHER] for at in range(0, len(items), TOGETHER)]
 
 
 def _path(here, files, rounds):
@@ -94,7 +112,7 @@ def _parts(here, files, rounds):
     def copy_and_hash():
         for path in files:
             work = here.spool.root / "work" / path.name
-            read_claimed(path, work, Limits())
+            read_claimed(str(path), str(work), Limits())
             work.unlink()
 
     def to_wire():
@@ -115,7 +133,7 @@ def _parts(here, files, rounds):
         "to the pipe": to_wire,
         "from the pipe": from_wire,
         "hash of rows": hash_rows,
-        "admit": lambda: [admit(episode, rules, sight) for episode in made],
+        "admit": lambda: [admit_all(some, rules, [sight] * len(some)) for some in _groups(made)],
         "collate": lambda: collate(made, observation_shape=SPEC.observation_shape),
     }
     found = side_by_side(works, rounds=rounds)

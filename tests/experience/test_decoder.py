@@ -290,10 +290,10 @@ def test_whatever_a_job_raises_is_its_problem(job, monkeypatch):
     def crash(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(decode_child, "decode", crash)
+    monkeypatch.setattr(decode_child, "decoding", crash)
     line = json.dumps({"job": 3, **dataclasses.asdict(job("a.jsonl"))})
     output = io.BytesIO()
-    decode_child.serve([line.encode()], output, Limits())
+    decode_child.serve([f"[{line}]".encode()], output, Limits())
     frames = output.getvalue()
     prefix, frames = frames[: wire.PREFIX.size], frames[wire.PREFIX.size :]
     frames = frames[wire.frame_bytes(prefix) :]

@@ -9,6 +9,7 @@ import pytest
 from experience.admission import Rules, admit_all
 from experience.outcomes import Outcomes
 from experience.spool import Spool
+from learnerd import foresight
 from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
@@ -215,7 +216,7 @@ def test_a_client_starves_until_something_of_it_is_learned(state, admission, mak
     good = admitting.sort(good)
     refused(admitting, *bad[2:4])
     assert admitting.starved() is None  # something of it waits to be learned from
-    (verdict,) = admit_all([bad[0]], admitting._rules, [admitting._sight(bad[0], good)])
+    (verdict,) = admit_all([bad[0]], admitting._rules, admitting._sights(good)[:1])
     admitting.refuse_all(good, verdict)
     assert "client 'bot'" in admitting.starved().message
     good = admitting.sort(arrival(admitting, make_episode("good2")))
@@ -234,3 +235,42 @@ def test_an_episode_that_came_twice_is_no_starvation(state, admission, make_epis
         assert refused(admitting, make_episode("held", client_id="other")) == {"duplicate": 1}
     admitting.finish(held)
     assert admitting.starved() is None
+
+
+def test_what_is_foreseen_of_several_files_is_what_each_alone_is_told(state, admission, played):
+    publish(state, count=2)
+    wrong = np.full(STEPS, -3.0)
+    made = [played("a"), played("b", logp=wrong), played("c", policy_version=9), played("d"), played("d")]
+    sorting = admission()
+    arrivals = [arrival(sorting, one) for one in made]
+
+    def coming():
+        sorting.foresee(arrivals)
+        yield from arrivals
+
+    kept = [len(one.episodes) for one in sorting.sort_all(coming())]
+    assert kept == [1, 0, 0, 1, 0]
+    assert sorting.counts()["refused"] == {"duplicate": 1, "logp_mismatch": 1, "unknown_version": 1}
+
+
+def test_what_was_foreseen_is_forgotten_where_versions_may_have_changed(
+    state, admission, played, monkeypatch
+):
+    store, sorting = publish(state, count=2), admission()
+    arrivals = [arrival(sorting, played(name)) for name in "ab"]
+    judged = []
+    real = foresight.admit_all
+    monkeypatch.setattr(
+        foresight, "admit_all", lambda episodes, *rest: judged.append(len(episodes)) or real(episodes, *rest)
+    )
+
+    def coming():
+        sorting.foresee(arrivals)
+        yield arrivals[0]
+        store.rollback(1, writer="w", reason="test")
+        sorting.verdicts += 1  # as any verdict of this process does
+        yield arrivals[1]
+
+    assert [len(one.episodes) for one in sorting.sort_all(coming())] == [1, 0]
+    assert sorting.counts()["refused"] == {"rejected_version": 1}
+    assert judged == [2, 1]

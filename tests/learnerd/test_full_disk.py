@@ -80,11 +80,13 @@ class Decoded:
     def start(self):
         pass
 
-    def decode(self, jobs, *, meanwhile=lambda: None):
+    def decode_some(self, jobs, *, meanwhile=lambda: None):
         meanwhile()
-        for job in jobs:
-            decoded = SimpleNamespace(episodes=(self._make_episode(job.name),), problems=())
-            yield SimpleNamespace(job=job, died=False, problem=None, decoded=decoded, mtime=time.time())
+        decoded = [SimpleNamespace(episodes=(self._make_episode(job.name),), problems=()) for job in jobs]
+        yield [
+            SimpleNamespace(job=job, died=False, problem=None, decoded=one, mtime=time.time())
+            for job, one in zip(jobs, decoded, strict=True)
+        ]
 
 
 def test_files_before_and_after_the_one_that_fails_are_not_lost(admission, spool, make_episode, monkeypatch):

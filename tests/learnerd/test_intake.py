@@ -26,11 +26,12 @@ class Decoder:
     def start(self):
         pass
 
-    def decode(self, jobs, *, meanwhile=lambda: None):
+    def decode_some(self, jobs, *, meanwhile=lambda: None):
         meanwhile()
-        for job in jobs:
-            decoded = Decoded(episodes=(episode(job.name),), problems=())
-            yield DecodeResult(job=job, decoded=decoded, mtime=1.0)
+        yield [
+            DecodeResult(job=job, decoded=Decoded(episodes=(episode(job.name),), problems=()), mtime=1.0)
+            for job in jobs
+        ]
 
 
 class Gate:
@@ -46,6 +47,9 @@ class Gate:
             raise OSError(28, "injected")
         self.passed.add(arrival.claim.id)
         return arrival
+
+    def foresee(self, arrivals):
+        assert len(arrivals) > 1
 
     def sort_all(self, arrivals):
         return map(self.sort, arrivals)
@@ -134,14 +138,14 @@ def test_an_attempt_is_durable_before_anything_is_read(intake, monkeypatch):
     """Else a power cut could leave as unread what has been published, to be taken for a duplicate."""
     durable = {}
     monkeypatch.setattr(intake._spool, "sync_claims", lambda: durable.update(attempts(intake)))
-    decode = intake._decoder.decode
+    decode = intake._decoder.decode_some
 
     def check(jobs, *, meanwhile=lambda: None):
         meanwhile()
         assert {job.name: durable.get(job.name) for job in jobs} == {job.name: 1 for job in jobs}
         yield from decode(jobs)
 
-    monkeypatch.setattr(intake._decoder, "decode", check)
+    monkeypatch.setattr(intake._decoder, "decode_some", check)
     intake.scan()
     intake._backlog.take(1)
     intake.claim()  # b and c lie claimed; a is claimed and read at once

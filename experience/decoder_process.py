@@ -1,0 +1,200 @@
+"""The decoder process as its parent sees it: started, given jobs, heard and stopped."""
+
+import contextlib
+import fcntl
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from experience import wire
+from experience.errors import BadFrame
+from experience.in_hand import NONE, InHandFile
+
+_PIPE_BYTES = 2**20
+"""How far the child reads ahead while the learner is busy: 60 files of 15 kB."""
+_CHUNK_BYTES = 2**18
+_GATHER_S = 0.002
+"""While many results are to come, about ten of small files at a time: where both processes share a core, each
+switch between them costs them what they have in the caches."""
+
+
+class DecoderFailed(Exception):  # noqa: N818 - what became of it, not an error of the caller
+    """The child ended, overran its deadline or wrote what is no frame."""
+
+
+class DecoderProcess:
+    """The process and its two pipes, read and written without blocking.
+
+    Args:
+        arguments: the process's settings, in JSON.
+        max_frame_bytes: a longer frame is none.
+
+    Attributes:
+        in_hand: number of the job that it worked on when it was stopped.
+    """
+
+    def __init__(self, arguments: str, max_frame_bytes: int) -> None:
+        self.in_hand, self._in_hand = NONE, InHandFile()
+        descriptor = self._in_hand.descriptor
+        command = [sys.executable, "-P", "-m", "experience.decode_child", arguments, str(descriptor)]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=_environment(),
+                bufsize=0,
+                pass_fds=[descriptor],
+            )
+        except BaseException:
+            self._in_hand.close()
+            raise
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        for pipe in (self._input, self._output):
+            os.set_blocking(pipe.fileno(), False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._output.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._max_frame_bytes = max_frame_bytes
+        self._received, self._chunk = bytearray(), bytearray(_CHUNK_BYTES)
+        self._unsent = memoryview(b"")
+        self._gather_s = 0.0
+        self._poll = select.poll()
+        self._poll.register(self._output, select.POLLIN)
+        self._stopped = threading.Event()
+        self._in_use = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.returncode
+
+    def send(self, data: bytes) -> None:
+        """Write what fits into the pipe; the rest goes out while results are waited for.
+
+        Raises:
+            DecoderFailed: it was stopped.
+        """
+        with self._in_use:
+            if self._stopped.is_set():
+                raise DecoderFailed
+            self._in_hand.clear()
+            self._unsent = memoryview(data)
+            self._poll.register(self._input, select.POLLOUT)
+            self._write_some()
+
+    def receive(self, deadline_s: float, *, gather: bool = False) -> list[wire.Message]:
+        """Wait for the next frame, and write what is queued meanwhile; return all that have come by then.
+
+        Args:
+            deadline_s: seconds to wait.
+            gather: when it has to wait, let some more frames come, so as not to be woken by each.
+
+        Raises:
+            DecoderFailed: it ended, was stopped, or none came in time.
+        """
+        until_s = time.monotonic() + deadline_s
+        self._gather_s = _GATHER_S if gather else 0.0
+        with self._in_use:
+            if self._stopped.is_set():
+                raise DecoderFailed
+            try:
+                self._await(wire.PREFIX.size, until_s)
+                size_bytes = wire.frame_bytes(bytes(self._received[: wire.PREFIX.size]))
+                if size_bytes > self._max_frame_bytes:
+                    raise DecoderFailed
+                self._await(wire.PREFIX.size + size_bytes, until_s)
+                return [wire.decode(prefix, rest) for prefix, rest in self._take()]
+            except (BadFrame, OSError) as error:
+                raise DecoderFailed from error
+
+    def _await(self, size_bytes: int, until_s: float) -> None:
+        while len(self._received) < size_bytes:
+            if self._unsent or not self._fill():
+                self._wait(until_s)
+
+    def _take(self) -> list[tuple[bytes, bytes]]:
+        """Take out every frame of which all has come."""
+        frames: list[tuple[bytes, bytes]] = []
+        at, n_prefix = 0, wire.PREFIX.size
+        with memoryview(self._received) as received:
+            while at + n_prefix <= len(received):
+                prefix = bytes(received[at : at + n_prefix])
+                end = at + n_prefix + wire.frame_bytes(prefix)
+                if end > len(received):
+                    break
+                frames.append((prefix, bytes(received[at + n_prefix : end])))
+                at = end
+        del self._received[:at]
+        return frames
+
+    def _wait(self, until_s: float) -> None:
+        left_s = until_s - time.monotonic()
+        if left_s <= 0 or self._stopped.is_set():
+            raise DecoderFailed
+        for descriptor, _ in self._poll.poll(1000 * left_s + 1):
+            if descriptor == self._output.fileno():
+                time.sleep(self._gather_s)
+                self._fill()
+            else:
+                self._write_some()
+
+    def _write_some(self) -> None:
+        """Write what fits. When the child has gone, what it answered before must still be read."""
+        try:
+            self._unsent = self._unsent[os.write(self._input.fileno(), self._unsent[:_CHUNK_BYTES]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._poll.unregister(self._input)
+
+    def _fill(self) -> bool:
+        """Read what is there; False when nothing is."""
+        try:
+            count = os.readv(self._output.fileno(), [self._chunk])
+        except BlockingIOError:
+            return False
+        if not count:
+            raise DecoderFailed
+        self._received += memoryview(self._chunk)[:count]
+        return True
+
+    def stop(self) -> None:
+        """Kill the process, and close the pipes once nobody waits on them."""
+        self._stopped.set()
+        self._process.kill()
+        self._process.wait()
+        with self._in_use:
+            self.in_hand = self._in_hand.read()
+            self._in_hand.close()
+            self._input.close()
+            self._output.close()
+
+
+def _environment() -> dict[str, str]:
+    """The package's own folder first; one BLAS thread, and an allocator that gives memory back."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    allocator = {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve address space ahead
+    }
+    return {**os.environ, **threads, **allocator, "PYTHONPATH": path}

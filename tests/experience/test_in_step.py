@@ -1,0 +1,154 @@
+import io
+import json
+
+import numpy as np
+import pytest
+
+from experience import decode_child, wire
+from experience.codec import Limits
+from experience.errors import reject
+from experience.in_hand import NONE, InHand, InHandFile
+from experience.in_step import finish, in_step
+
+
+def work(name, n_steps, done):
+    for step in range(n_steps):
+        done.append((name, step))
+        yield
+    return name
+
+
+def test_a_step_of_each_in_turn():
+    done = []
+    assert in_step([work("a", 2, done), work("b", 0, done), work("c", 3, done)]) == ["a", "b", "c"]
+    assert done == [("a", 0), ("c", 0), ("a", 1), ("c", 1), ("c", 2)]
+    assert finish(work("d", 1, done)) == "d"
+    assert in_step([]) == []
+
+
+def test_whose_step_begins_is_told_and_the_first_error_ends_it():
+    def failing():
+        yield
+        raise KeyError("second step")
+
+    begun = []
+    with pytest.raises(KeyError):
+        in_step([work("a", 3, []), failing(), work("b", 3, [])], begin=begun.append)
+    assert begun == [0, 1, 2, 0, 1]
+
+
+def test_what_is_in_hand_is_read_by_the_parent():
+    file = InHandFile()
+    assert file.read() == NONE
+    child = InHand(file.descriptor)
+    child.note(2**40)
+    assert file.read() == 2**40
+    file.clear()
+    assert file.read() == NONE
+    InHand().note(7)
+    file.close()
+
+
+def answers(lines, **options):
+    output = io.BytesIO()
+    decode_child.serve([json.dumps(line).encode() for line in lines], output, Limits(), **options)
+    frames, messages = output.getvalue(), []
+    while frames:
+        end = wire.PREFIX.size + wire.frame_bytes(frames[: wire.PREFIX.size])
+        messages.append(wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size : end]))
+        frames = frames[end:]
+    assert messages.pop(0).job == decode_child.READY
+    return messages
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Jobs for files with these contents."""
+
+    def build(*contents, suffix="npz"):
+        made = []
+        for number, content in enumerate(contents):
+            path = tmp_path / f"{number}.{suffix}"
+            path.write_bytes(content)
+            work_path = str(tmp_path / f"work-{number}")
+            made.append(
+                {
+                    "job": number,
+                    "claim_path": str(path),
+                    "work_path": work_path,
+                    "name": path.name,
+                    "ingested_at": 1.0,
+                }
+            )
+        return made
+
+    return build
+
+
+def npz(seed, **changes):
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "obs": rng.random((4, 2)),
+        "action": np.zeros(3, int),
+        "reward": rng.random(3),
+        "terminated": True,
+    }
+    file = io.BytesIO()
+    np.savez(file, **(arrays | changes))
+    return file.getvalue()
+
+
+def test_files_in_step_are_answered_as_one_by_one(jobs):
+    good = [npz(seed) for seed in range(3)]
+    made = jobs(good[0], b"text", good[1], npz(9, reward=np.full(3, np.nan)), good[2][:-40], good[2], b"")
+    together, alone = answers([made]), answers([[job] for job in made])
+    assert [message.job for message in together] == list(range(7))
+    assert [m.problem.reason if m.problem else "read" for m in together] == [
+        *("read", "malformed", "read", "not_finite", "truncated", "read", "truncated")
+    ]
+    for one, other in zip(together, alone, strict=True):
+        assert b"".join(wire.encode(one)) == b"".join(wire.encode(other))
+
+
+def test_where_memory_runs_out_each_file_gets_all_of_it(jobs, monkeypatch):
+    made, in_hand, decoding = jobs(npz(1), npz(2), npz(3)), set(), decode_child.decoding
+
+    def greedy(data, **keywords):
+        in_hand.add(keywords["name"])
+        if keywords["name"] == "1.npz" and (len(in_hand) > 1 or greedy.always):
+            in_hand.clear()
+            raise MemoryError
+        yield
+        decoded = yield from decoding(data, **keywords)
+        in_hand.discard(keywords["name"])
+        return decoded
+
+    monkeypatch.setattr(decode_child, "decoding", greedy)
+    greedy.always = False
+    assert [message.problem for message in answers([made])] == [None] * 3
+    greedy.always = True
+    found = [message.problem and message.problem.reason for message in answers([made])]
+    assert found == [None, "too_large", None]
+
+
+def test_large_files_are_read_one_by_one(jobs, monkeypatch):
+    monkeypatch.setattr(decode_child, "_SMALL_BYTES", 100)
+    begun = []
+    assert [m.job for m in answers([jobs(npz(1), npz(2))], begin=begun.append)] == [0, 1]
+    assert begun == [0, 1]
+
+
+def test_a_bug_costs_one_file_of_those_in_step(jobs, monkeypatch):
+    decoding = decode_child.decoding
+
+    def crash(data, **keywords):
+        yield
+        if keywords["name"] == "1.npz":
+            raise ZeroDivisionError("a bug")
+        if keywords["name"] == "2.npz":
+            raise reject("malformed", "file", "x", "y")
+        return (yield from decoding(data, **keywords))
+
+    monkeypatch.setattr(decode_child, "decoding", crash)
+    found = answers([jobs(*map(npz, range(4)))])
+    assert [m.problem and m.problem.value for m in found] == [None, "ZeroDivisionError: a bug", "x", None]
