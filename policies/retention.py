@@ -1,5 +1,6 @@
 """Retention: which version directories may go."""
 
+import itertools
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -53,17 +54,25 @@ def choose(
         policy: what to keep.
         protected: never removed, whatever ``keep_bytes`` says.
         spared: removed for ``keep_bytes`` alone, and last of all.
-        now_s: UTC seconds.
+        now_s: UTC seconds. A clock that was set back keeps nothing longer: each version is at least as old as
+            those after it, and the newest was written no later than now.
     """
     ordered = sorted(stored, key=lambda item: item.version)
+    written_s = _written(ordered)
+    now_s = max([now_s, *written_s[-1:]])
+    young = {
+        item.version
+        for item, then_s in zip(ordered, written_s, strict=True)
+        if now_s - then_s < 60.0 * policy.keep_minutes
+    }
     last = (
         {item.version for item in ordered[len(ordered) - policy.keep_last :]} if policy.keep_last else set()
     )
 
     def is_wanted(item: Stored) -> bool:
         periodic = policy.keep_every > 0 and item.version % policy.keep_every == 0
-        young = now_s - item.written_s < 60.0 * policy.keep_minutes
-        return item.version in last or item.version in spared or periodic or young
+        named = item.version in last or item.version in spared or item.version in young
+        return named or periodic
 
     free = [item for item in ordered if item.version not in protected]
     removed = {item.version for item in free if not is_wanted(item)}
@@ -75,6 +84,12 @@ def choose(
             removed.add(item.version)
             kept_bytes -= item.size_bytes
     return sorted(removed)
+
+
+def _written(ordered: Sequence[Stored]) -> list[float]:
+    """When each was written at the latest: before those after it, whatever the clock said."""
+    backwards = itertools.accumulate((item.written_s for item in reversed(ordered)), min)
+    return list(backwards)[::-1]
 
 
 def measure(folder: Path, version: int) -> Stored | None:

@@ -45,3 +45,16 @@ def test_measure_adds_up_files_and_sees_what_is_gone(tmp_path):
     assert measure(tmp_path, 7).size_bytes == 8
     assert measure(tmp_path, 7).version == 7
     assert measure(tmp_path / "gone", 7) is None
+
+
+def at(**written_s):
+    return [
+        Stored(version=int(name[1:]), size_bytes=10, written_s=NOW_S + when)
+        for name, when in written_s.items()
+    ]
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_longer():
+    assert chosen(at(v1=20_000.0, v2=21_000.0, v3=-700.0, v4=-100.0, v5=0.0)) == [1, 2, 3]
+    assert chosen(at(v1=20_000.0, v2=21_000.0, v3=-500.0, v4=0.0)) == []  # they may be as young as version 3
+    assert chosen(at(v1=20_000.0, v2=20_700.0, v3=21_200.0)) == [1]  # before anything is written after it
