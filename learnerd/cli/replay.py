@@ -13,6 +13,7 @@ from learnerd.cli.options import ConfigOption, JsonOption, read_config
 from learnerd.cli.progress import with_progress
 from learnerd.exit_codes import ExitCode
 from learnerd.threads import pin_threads
+from learnerd.versions import recorded_threads
 
 if TYPE_CHECKING:
     from learnerd.replay import Row
@@ -40,8 +41,10 @@ def command(
 ) -> None:
     """Learn from the archived episodes again, into a scratch store, and compare with what was published."""
     settings = read_config(ctx, config)
-    pin_threads(settings)
+    pin_threads(settings, recorded=recorded_threads(settings.paths.state) if verify else None)
     if verify:
+        if into is not None:
+            raise typer.BadParameter("--verify writes no store", param_hint="--into")
         from learnerd.cli.replay_verify import run_verify  # noqa: PLC0415 - loads torch
 
         raise typer.Exit(run_verify(settings, first=first, last=last, as_json=as_json))
