@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from learnerd.cli.options import print_table
 from learnerd.cli.progress import with_progress
 from learnerd.cli.versions.options import ranges
 from learnerd.config import Config
@@ -91,7 +91,7 @@ def _print_table(found: list[Judged]) -> None:
             "; ".join(judged.why),
         )
         table.add_row(*(escape(str(cell)) for cell in cells))
-    Console(highlight=False, emoji=False).print(table)
+    print_table(table)
 
 
 def _print_summary(plan: Plan, found: list[Judged]) -> None:
