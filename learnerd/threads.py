@@ -23,9 +23,17 @@ def thread_count(config: Config, *, cores: int | None = None) -> int:
     return min(MOST, available) if max(config.policy.hidden) >= WIDE else 1
 
 
-def pin_threads(config: Config, env: MutableMapping[str, str] = os.environ) -> int:
-    """Set what OpenMP and BLAS read when they are loaded; what the user set stays. Returns the count."""
-    count = thread_count(config)
+def pin_threads(
+    config: Config, env: MutableMapping[str, str] = os.environ, *, recorded: int | None = None
+) -> int:
+    """Set what OpenMP and BLAS read when they are loaded; what the user set stays. Returns the count.
+
+    Args:
+        config: ``[learner] threads``.
+        env: the environment.
+        recorded: a count that comes before the configuration's, to compute what was computed with it.
+    """
+    count = recorded or thread_count(config)
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for variable in VARIABLES:
         env.setdefault(variable, str(count))

@@ -209,11 +209,11 @@ def _distance(made: Checkpoint, published: Checkpoint) -> tuple[float, bool]:
 
 
 def _behavior(manifest: Mapping[str, Any], made: Checkpoint) -> list[str]:
-    """That fewer log-probabilities could be computed than then."""
+    """That fewer log-probabilities could be computed than then, or more."""
     lost = manifest["counters"].get(RECOVERED, 0) - made.counters.get(RECOVERED, 0)
-    if lost <= 0:
-        return []
-    return [f"the versions that acted in {lost} episodes without log-probabilities are gone"]
+    if lost > 0:
+        return [f"the versions that acted in {lost} episodes without log-probabilities are gone"]
+    return [f"log-probabilities of {-lost} episodes can be computed that could not then"] if lost else []
 
 
 def _model(checkpoint: Checkpoint) -> Arrays:

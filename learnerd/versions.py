@@ -171,6 +171,17 @@ def manifest(state: Path, version: int) -> dict[str, Any]:
     return _manifest(state, version)[0]
 
 
+def recorded_threads(state: Path) -> int | None:
+    """How many threads BLAS had for the newest version that tells; None when none does."""
+    for version in reversed(numbers(state)):
+        record = _manifest(state, version)[0].get("record")
+        machine = record.get("machine") if isinstance(record, dict) else None
+        found = machine.get("blas_threads") if isinstance(machine, dict) else None
+        if isinstance(found, str) and found.isdecimal():
+            return int(found)
+    return None
+
+
 def _ledger(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """How many episodes a version added, of which clients, and what these returned in the mean."""
     clients = Counter(str(key[0]) for key in manifest.get("keys", []))

@@ -5,11 +5,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from learnerd.config import Config, load_config
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDE = 400
+"""Characters of a line where nobody looks at it."""
 
 ConfigOption = Annotated[
     Path | None,
@@ -34,6 +40,14 @@ def read_config(ctx: typer.Context, path: Path | None) -> Config:
 def print_json(document: Any) -> None:
     """One document on standard output."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def print_table(table: "Table") -> None:
+    """A table; a row is one line where the output is no terminal."""
+    from rich.console import Console  # noqa: PLC0415 - not needed for --json
+
+    width = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, emoji=False, width=width).print(table)
 
 
 def ago(seconds: float | None) -> str:

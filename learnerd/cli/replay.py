@@ -15,6 +15,7 @@ from learnerd.cli.progress import with_progress
 from learnerd.config import Config
 from learnerd.exit_codes import ExitCode
 from learnerd.threads import pin_threads
+from learnerd.versions import recorded_threads
 
 if TYPE_CHECKING:
     from learnerd.replay import Row
@@ -62,8 +63,10 @@ def command(
     if not verify and (first, last) != (None, None):
         raise typer.BadParameter("goes with --verify only", param_hint="--from, --to")
     settings = read_config(ctx, config)
-    pin_threads(settings)
+    pin_threads(settings, recorded=recorded_threads(settings.paths.state) if verify else None)
     if verify:
+        if into is not None:
+            raise typer.BadParameter("--verify writes no store", param_hint="--into")
         from learnerd.cli.replay_verify import run_verify  # noqa: PLC0415 - loads torch
 
         raise typer.Exit(run_verify(settings, first=first, last=last, as_json=as_json))

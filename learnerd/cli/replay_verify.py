@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from learnerd.cli.options import print_table
 from learnerd.cli.progress import with_progress
 from learnerd.cli.versions.options import ranges
 from learnerd.config import Config
@@ -31,7 +31,7 @@ def run_verify(config: Config, *, first: int | None, last: int | None, as_json: 
     """Rebuild, print, and return how the command is to end."""
     plan = plan_of(config, first=first, last=last)
     if not plan.judged:
-        typer.echo(f"nothing to verify: {_nothing(plan, config)}", err=True)
+        typer.echo(f"nothing to verify: {_nothing(config, first, last)}", err=True)
         return ExitCode.NOTHING_TO_DO
     rows = verify(config, plan)
     found = list(with_progress(rows, len(plan.judged), doing="verifying", of="versions"))
@@ -51,10 +51,9 @@ def _code(found: list[Judged]) -> ExitCode:
     return ExitCode.NOTHING_TO_DO if outcomes == {"unknown"} else ExitCode.OK
 
 
-def _nothing(plan: Plan, config: Config) -> str:
-    if plan.out_of_reach:
-        return f"no checkpoint is left before versions {ranges(list(plan.out_of_reach))} to begin with"
-    return f"no version with a record in {config.paths.state}"
+def _nothing(config: Config, first: int | None, last: int | None) -> str:
+    wanted = (f" from {first}" if first else "") + (f" to {last}" if last else "")
+    return f"no version{wanted} in {config.paths.state}"
 
 
 def _document(plan: Plan, found: list[Judged], code: ExitCode) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def _print_table(found: list[Judged]) -> None:
             "; ".join(judged.why),
         )
         table.add_row(*(escape(str(cell)) for cell in cells))
-    Console(highlight=False, emoji=False).print(table)
+    print_table(table)
 
 
 def _print_summary(plan: Plan, found: list[Judged]) -> None:

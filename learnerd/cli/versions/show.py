@@ -1,12 +1,11 @@
 """``learnerd versions show``: one version's manifest, ledger and files. Loads no NumPy for what is there."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from learnerd import versions
-from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_json, print_table, read_config
 from learnerd.cli.versions.list import live_text, state_text
 from learnerd.cli.versions.options import VersionArgument, check_is_there
 from learnerd.exit_codes import ExitCode
@@ -15,8 +14,6 @@ from learnerd.version_origin import TOLD, origin
 MAX_CHARACTERS = 200
 ELSEWHERE = ("files", "keys", *TOLD)
 SHORT_SHA = 16
-WIDE = 400
-"""Characters of a line that no terminal shows: a row is one line then."""
 EPISODE_COLUMNS = (
     *("update", "client", "episode", "segment", "agent", "steps", "return", "acted", "row sha256"),
     "learned",
@@ -81,8 +78,7 @@ def _print_details(found: dict[str, Any]) -> None:
 
 
 def _print_episodes(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed for --json
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415 - not needed for --json
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(*EPISODE_COLUMNS, box=None, pad_edge=False)
@@ -97,8 +93,7 @@ def _print_episodes(rows: list[dict[str, Any]]) -> None:
             "" if again is None else f"again, of {again}",
         )
         table.add_row(*(escape("-" if cell is None else str(cell)) for cell in cells))
-    width = None if sys.stdout.isatty() else WIDE
-    Console(highlight=False, emoji=False, width=width).print(table)
+    print_table(table)
 
 
 def _gate(gate: dict[str, Any]) -> str:
