@@ -71,31 +71,50 @@ def serve(
     _send(output, encode(Message(job=READY, mtime_s=0.0)))
     for line in lines:
         jobs = json.loads(line)
-        frames = _together(jobs, limits, begin) if len(jobs) > 1 and _are_small(jobs) else None
-        if frames is not None:
-            _send(output, [piece for frame in frames for piece in frame])
-            continue
-        for job in jobs:
-            begin(job["job"])
-            _send(output, answer(job, limits))
+        frames = _together(jobs, limits, begin) if len(jobs) > 1 and _are_small(jobs) else [None] * len(jobs)
+        for job, frame in zip(jobs, frames, strict=True):
+            if frame is None:
+                output.flush()  # what is answered stays so, whatever this one does
+                begin(job["job"])
+                _send(output, answer(job, limits))
+            else:
+                output.writelines(frame)
+        output.flush()
 
 
 def answer(job: dict[str, Any], limits: Limits) -> Frame:
     """Return the frame for one job; every failure becomes its problem."""
     try:
         return finish(_answering(job, limits))
+    except InputError as error:
+        problem = error.problem
     except MemoryError:
-        return encode(Message(job=job["job"], mtime_s=0.0, problem=_too_large()))
+        problem = _too_large()
+    except Exception as error:  # noqa: BLE001 - the last line of defense; a bug here must cost one file only
+        problem = _unexpected(error)
+    return encode(Message(job=job["job"], mtime_s=0.0, problem=problem))
 
 
 def _together(
     jobs: Sequence[dict[str, Any]], limits: Limits, begin: Callable[[int], object]
-) -> list[Frame] | None:
-    """Return the frames of small files; None where memory runs out: each must have all of it to itself."""
+) -> Sequence[Frame | None]:
+    """Return the frames of small files that are whole; None for each other one.
+
+    Its problem is found where it is alone: it may have had too little memory beside the others.
+    """
     try:
-        works = [_answering(job, limits) for job in jobs]
+        works = [_trying(job, limits) for job in jobs]
         return in_step(works, begin=lambda place: begin(jobs[place]["job"]))
     except MemoryError:
+        return [None] * len(jobs)
+
+
+def _trying(job: dict[str, Any], limits: Limits) -> Steps[Frame | None]:
+    try:
+        return (yield from _answering(job, limits))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, it comes again
         return None
 
 
@@ -107,22 +126,10 @@ def _are_small(jobs: Sequence[dict[str, Any]]) -> bool:
 
 
 def _answering(job: dict[str, Any], limits: Limits) -> Steps[Frame]:
-    """Return the frame for one job, in steps.
-
-    Raises:
-        MemoryError: there is too little for it, or for the others that are in hand.
-    """
-    try:
-        message = yield from _running(job, limits)
-        yield
-        return encode(message)
-    except InputError as error:
-        problem = error.problem
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the last line of defense; a bug here must cost one file only
-        problem = _unexpected(error)
-    return encode(Message(job=job["job"], mtime_s=0.0, problem=problem))
+    """Return the frame for one job, in steps; raises as ``_running`` does."""
+    message = yield from _running(job, limits)
+    yield
+    return encode(message)
 
 
 def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:

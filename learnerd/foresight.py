@@ -1,7 +1,7 @@
 """Foresight: what the rules of admission say of files that came together, found for all of them at once.
 
-Most of it is a forward pass of the version that acted: over sixteen episodes it takes half of what sixteen
-passes take.
+Most of it is a forward pass of the version that acted: over sixteen episodes it takes two thirds of what
+sixteen passes take.
 """
 
 from collections.abc import Callable, Sequence

@@ -32,7 +32,7 @@ def read(data: bytes, source: Source) -> Decoded:
 
 
 def reading(data: bytes, source: Source) -> Steps[Decoded]:
-    """Do the same in three steps: arrays, ``meta``, and the episode that they make."""
+    """Do the same in four steps: arrays, ``meta``, what belongs where, and the episode that they make."""
     arrays = _arrays(data, source)
     yield
     header = _meta(arrays.pop(META, None), source)
@@ -45,6 +45,7 @@ def reading(data: bytes, source: Source) -> Steps[Decoded]:
     merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
     incomplete = header.get("incomplete") in (True, 1)
     terminated, truncated = (False, False) if incomplete and not flags else outcome(flags)
+    yield
     episode = assemble(
         columns,
         header=header,

@@ -131,6 +131,25 @@ def test_where_memory_runs_out_each_file_gets_all_of_it(jobs, monkeypatch):
     assert found == [None, "too_large", None]
 
 
+def test_what_is_wrong_with_a_file_is_found_where_it_is_alone(jobs, monkeypatch):
+    """Beside others it may fail for lack of memory, in words of a library that do not say so."""
+    made, decoding, running = jobs(npz(1), npz(2), b"text"), decode_child.decoding, []
+
+    def strained(data, **keywords):
+        running.append(keywords["name"])
+        try:
+            yield
+            if len(running) > 1:
+                raise reject("malformed", "obs", "Error -4", "deflated data")
+            return (yield from decoding(data, **keywords))
+        finally:
+            running.remove(keywords["name"])
+
+    monkeypatch.setattr(decode_child, "decoding", strained)
+    found = [message.problem and message.problem.field for message in answers([made])]
+    assert found == [None, None, "first bytes"]
+
+
 def test_large_files_are_read_one_by_one(jobs, monkeypatch):
     monkeypatch.setattr(decode_child, "_SMALL_BYTES", 100)
     begun = []
