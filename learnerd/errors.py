@@ -59,7 +59,15 @@ class ConfigError(LearnerdError):
 
 
 class NotRebuilt(LearnerdError):  # noqa: N818 - it says a state
-    """A recorded version cannot be made again from what is left of its making."""
+    """A recorded version cannot be made again from what is left of its making.
+
+    Attributes:
+        by_retention: whether what is missing was removed as the configuration wants it.
+    """
+
+    def __init__(self, reason: str, *, by_retention: bool = False) -> None:
+        super().__init__(reason)
+        self.by_retention = by_retention
 
 
 class ExportError(LearnerdError):

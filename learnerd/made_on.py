@@ -37,7 +37,7 @@ def machine(device: str) -> dict[str, str]:
 
     Returns:
         ``cpu`` (its name), ``cpu_flags`` (a digest of its instruction sets), ``simd`` (what torch chose),
-        ``blas`` and ``blas_threads`` of NumPy, ``device_name``, and with a GPU ``cuda``.
+        ``blas`` and ``blas_threads`` of NumPy; with a GPU also ``device_name`` and ``cuda``.
     """
     return dict(_machine(device))
 
@@ -100,7 +100,6 @@ def _machine(device: str) -> tuple[tuple[str, str], ...]:
         "simd": torch.backends.cpu.get_cpu_capability(),
         "blas": _blas(),
         "blas_threads": next((os.environ[name] for name in BLAS_THREADS if name in os.environ), "all"),
-        "device_name": cpu,
     }
     if device == "cuda":
         found |= {"device_name": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}

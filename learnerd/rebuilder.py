@@ -44,6 +44,7 @@ class Rebuilder:
         self._rows = rows
         self._store = CheckpointStore(config.paths.state)
         self._chain: dict[int, Checkpoint] = {}
+        self._lost: set[int] = set()
         self._behavior = _Behavior(self._store)
 
     def make(self, manifest: Mapping[str, Any]) -> Checkpoint:
@@ -68,8 +69,13 @@ class Rebuilder:
         """
         found = self._chain.get(version) or self.recorded(version)
         if found is None:
-            raise NotRebuilt(f"made from version {version}, which is gone and could not be rebuilt")
+            reason = f"made from version {version}, which is gone and could not be rebuilt"
+            raise NotRebuilt(reason, by_retention=version in self._lost)
         return found
+
+    def lose(self, version: int) -> None:
+        """What a version was made from was removed by retention."""
+        self._lost.add(version)
 
     def recorded(self, version: int) -> Checkpoint | None:
         """A version as it was published; None when it is pruned or damaged."""

@@ -50,7 +50,8 @@ class Judged:
         writer: who published it.
         episodes: that it added.
         outcome: "same": equal to the bit. "close": computed elsewhere, and within the tolerance. "differs".
-            "unknown": computed elsewhere, not equal to the bit, and nothing is left to measure it by.
+            "unknown": computed elsewhere, not equal to the bit, and nothing is left to measure it by; or
+            made from what the archive's retention has removed.
             "not_rebuilt": something that it was made from is missing or altered.
         largest: largest absolute difference of a weight; None when there is nothing to compare with.
         why: what is known about why it is not the same.
@@ -119,7 +120,9 @@ class _Verifier:
         try:
             made = self._rebuilder.make(manifest)
         except NotRebuilt as error:
-            return _judged(manifest, "not_rebuilt", why=(str(error),))
+            if error.by_retention:
+                self._rebuilder.lose(version)
+            return _judged(manifest, "unknown" if error.by_retention else "not_rebuilt", why=(str(error),))
         judged = self._compare(manifest, made, published)
         if published is None:
             self._rebuilder.go_on_from(made, is_recorded=False)

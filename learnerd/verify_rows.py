@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experience.archive_folder import shard_name
+from experience.archive_folder import first_version, shard_name
 from experience.archive_reader import ArchiveReader
 from experience.episode import Episode, EpisodeKey
 from experience.errors import ShardDamaged
@@ -32,6 +32,7 @@ class LearnedRows:
         self._folder = archive
         self._reader = ArchiveReader(archive)
         self._recorded = recorded
+        self._first = first_version(archive) or 0
         self._kept: OrderedDict[int, list[Episode]] = OrderedDict()
         self._bytes = 0
 
@@ -72,7 +73,8 @@ class LearnedRows:
         version, key = int(place[0]), EpisodeKey(*place[1:])
         found = next((episode for episode in self._read(version) if episode.key == key), None)
         if found is None:
-            raise NotRebuilt(f"{_some([key])}, learned again: missing in {self._where(version)}")
+            reason = f"{_some([key])}, learned again: missing in {self._where(version)}"
+            raise NotRebuilt(reason, by_retention=version < self._first)
         wanted = self._wanted(version, key)
         if wanted is not None and found.row_sha256[:CUT_DIGITS] != wanted:
             raise NotRebuilt(f"{_some([key])}, learned again: altered in {self._where(version)}")

@@ -100,7 +100,7 @@ def _print_summary(plan: Plan, found: list[Judged]) -> None:
     typer.echo(f"{len(found)} versions: {parts}")
     if first := _first(found):
         typer.echo(f"first that is not the same: version {first.version}: {'; '.join(first.why)}")
-    if counts["close"] or counts["unknown"]:
+    if any(judged.outcome in ("close", "unknown") and judged.rebuilt_sha256 for judged in found):
         typer.echo(f"computed elsewhere: weights may differ by {ATOL:g} + {RTOL:g} times their size")
     if plan.out_of_reach:
         typer.echo(f"not judged, nothing to begin with is left: versions {ranges(list(plan.out_of_reach))}")

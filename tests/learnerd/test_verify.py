@@ -12,13 +12,17 @@ from archive_tools import compact_all, reader, spoil
 
 import learnerd.cycle
 from experience.archive import read_rows_and_note, write_shard
+from experience.archive_folder import first_version
 from experience.compaction import take_out
 from experience.durable import write_atomic
 from experience.episode import EpisodeKey
+from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.config import load_config
-from learnerd.maintenance import prune_store
+from learnerd.maintenance import maintain, prune_store
+from learnerd.threads import pin_threads
 from learnerd.verify import plan_of, verify
+from learnerd.versions import recorded_threads
 from policies.checkpoint import Delta, LedgerEntry
 from policies.manifest import encode_manifest
 from policies.recorded import RecordedVersions
@@ -42,6 +46,7 @@ keep_minutes = 0
 """
 LEARNED, SAVED = {2, 3, 6, 8, 9, 11}, {4, 5, 10}
 HEAD = 11
+CLOCK = Clock(remember_s=0.0)
 built = {}
 """The folder of the history, made once."""
 
@@ -80,7 +85,7 @@ def learn_while_somebody_saves(site, drop, monkeypatch):
 
 def prune(site):
     store = CheckpointStore(site.state)
-    return prune_store(store, config_of(site), Clock(remember_s=0.0))
+    return prune_store(store, config_of(site), CLOCK)
 
 
 def config_of(site):
@@ -394,6 +399,41 @@ def reseal(site, version, *, without):
     manifest["record"] = {name: what for name, what in manifest["record"].items() if name not in without}
     path = site.state / "checkpoints" / f"{version:08d}" / "manifest.json"
     write_atomic(path, encode_manifest(manifest))
+
+
+def test_threads_are_those_of_the_newest_version_that_tells(history):
+    site = history
+    assert recorded_threads(site.state) == 1
+    assert recorded_threads(site.folder) is None
+    environment = {}
+    assert pin_threads(config_of(site), environment, recorded=3) == 3
+    assert environment["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_what_retention_removed_is_no_failure(history, in_process, capsys):
+    site = history
+    root = reader(site)._root
+    keep_house(site)
+    assert first_version(root) == 2
+    assert Records(site.state).versions() == [1, 2, 3, 5, 8, 9]
+    for version in (2, 3):
+        shard_of(site, version).unlink()
+    assert first_version(root) == 6
+    keep_house(site)
+    assert Records(site.state).versions() == [5, 8, 9]
+    capsys.readouterr()  # log lines
+    found = json.loads(in_process(site.folder, "replay", "--verify", "--json").out)
+    assert found["out_of_reach"] == [4]
+    outcome = {row["version"]: row["outcome"] for row in found["versions"]}
+    assert outcome[6] == "unknown"  # learned again from rows that are gone
+    assert set(outcome.values()) == {"same", "unknown"}
+    assert list(outcome) == list(range(5, HEAD + 1))
+    assert first_version(site.folder) is None
+
+
+def keep_house(site):
+    store, spool = CheckpointStore(site.state), Spool(site.folder / "spool")
+    maintain(config_of(site), spool=spool, store=store, clock=CLOCK)
 
 
 def test_nothing_to_verify(site, in_process):
