@@ -33,7 +33,7 @@ ACTIONS = SinglesEnv.get_action_space_size(GENERATION)
 SLOTS, MOVES = 6, 4
 MOVE_FEATURES, SLOT_FEATURES, FIELD_FEATURES = 5, 4, 9
 OBSERVATION = MOVES * MOVE_FEATURES + SLOTS * SLOT_FEATURES + FIELD_FEATURES
-HP, FAINTED, VICTORY = 1.0, 1.0, 3.0  # a win is worth half a team: the standing already leads there
+HP, FAINTED, VICTORY = 1.0, 1.0, 3.0  # a win is worth a quarter of a team: the rest leads there
 LOGIN_S = 120  # a server that has just started keeps its first guests waiting
 NEVER = "http://127.0.0.1:1/"  # guests have no password, so nobody is asked to authenticate
 
