@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1000.0, help="moves a second, at most")
-    parser.add_argument("--games", type=int, default=300, help="how many to evaluate on, half in each seat")
+    parser.add_argument("--games", type=int, default=400, help="how many to evaluate on, half in each seat")
     options = parser.parse_args()
     (play if options.command == "play" else evaluate)(options)
 

@@ -33,7 +33,8 @@ ACTIONS = SinglesEnv.get_action_space_size(GENERATION)
 SLOTS, MOVES = 6, 4
 MOVE_FEATURES, SLOT_FEATURES, FIELD_FEATURES = 5, 4, 9
 OBSERVATION = MOVES * MOVE_FEATURES + SLOTS * SLOT_FEATURES + FIELD_FEATURES
-HP, FAINTED, VICTORY = 1.0, 1.0, 3.0  # a win is worth half a team: the standing already leads there
+HP, FAINTED, VICTORY = 1.0, 1.0, 3.0  # a win is worth a quarter of a team: the rest leads there
+LOGIN_S = 120  # a server that has just started keeps its first guests waiting
 NEVER = "http://127.0.0.1:1/"  # guests have no password, so nobody is asked to authenticate
 
 Policy = Callable[[np.ndarray, np.ndarray], tuple[int, float]]
@@ -155,6 +156,7 @@ async def play(options: argparse.Namespace) -> None:
     at_random = random_policy(options.seed)
     bot = Bot(at_random, writer=writer, **account(options, "learner"))
     opponent = RandomPlayer(**account(options, "opponent"))
+    await log_in(bot, opponent)
     while not stopped.is_set():
         actor.refresh()
         if actor.version:
@@ -173,6 +175,7 @@ async def evaluate(options: argparse.Namespace) -> None:
         "learned": Bot(learned_policy(actor), **account(options, "learned")),
         "random": RandomPlayer(**account(options, "random")),
     }
+    await log_in(opponent, *players.values())
     results = {}
     for name, player in players.items():
         await player.battle_against(opponent, n_battles=options.battles)
@@ -212,7 +215,15 @@ def account(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "account_configuration": AccountConfiguration(f"{name}{options.seed}", None),
         "server_configuration": ServerConfiguration(f"ws://{options.server}/showdown/websocket", NEVER),
         "battle_format": FORMAT,
+        "open_timeout": float(LOGIN_S),
+        "ping_interval": None,  # nobody is between us and the server who could cut an idle connection
     }
+
+
+async def log_in(*players: Player) -> None:
+    """Wait until all are known to the server; poke-env itself would wait for ever for one who is not."""
+    for player in players:
+        await player.ps_client.wait_for_login(checking_interval=0.1, wait_for=LOGIN_S)
 
 
 def main() -> None:
