@@ -185,7 +185,7 @@ class Learner(Table):
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
     ratio_cap: Annotated[float, Field(ge=1)] = 10.0
     prox_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
-        default="auto", description='"auto" or a number >= 0 and < 1'
+        default=0.889, description='"auto" or a number >= 0 and < 1'
     )
     ess_min: Fraction = 0.3
     entropy_bonus: PositiveOrZero = 0.01

@@ -11,6 +11,9 @@ BaselineName = Literal["value", "ema", "batch_mean", "leave_one_out"]
 OptimizerName = Literal["adam", "sgd"]
 AdvantageNormalization = Literal["batch", "minibatch", "none"]
 
+PROX_DECAY, PROX_STEPS = 0.889, 16
+"""Decay by policy step of the proximal policy, and the steps of an update for which it was measured."""
+
 
 class InvalidSetting(ValueError):  # noqa: N818 - it names the key that is invalid
     """A setting outside of what is accepted.
@@ -82,7 +85,7 @@ class LearnerSettings:
     baseline: BaselineName = "value"
     clip_range: float = 0.2
     ratio_cap: float = 10.0
-    prox_decay: float | Literal["auto"] = "auto"
+    prox_decay: float | Literal["auto"] = PROX_DECAY
     decoupled: bool = True
     ess_scaling: bool = True
     ess_min: float = 0.3
@@ -125,17 +128,16 @@ class LearnerSettings:
 
     @property
     def proximal_decay(self) -> float:
-        """Decay by policy step of the moving average; k / (k + 2) with "auto", k the steps of an update.
+        """Decay by policy step of the moving average; "auto": 0.889^(16 / k), k the steps of an update.
 
-        Its mean age is then k / 2 steps, that of the policy at the start of the update, which plain PPO clips
-        against; 0.889 at 16 steps, as Hilton, Cobbe & Schulman 2021 have it. With a memory that does not grow
-        with k neither the clip nor ``target_kl`` would bound an update of many steps: both are measured from
-        the proximal policy, which would follow at their heels.
+        0.889 is what Hilton, Cobbe & Schulman 2021 have; this keeps as much of the average over an update of
+        any number of steps as that does over one of 16. With a memory that does not grow with k neither the
+        clip nor ``target_kl`` would bound an update of many steps: both are measured from the proximal
+        policy, which would follow at its heels.
         """
         if self.prox_decay != "auto":
             return self.prox_decay
-        steps = self.epochs * self.minibatches
-        return steps / (steps + 2)
+        return float(PROX_DECAY ** (PROX_STEPS / (self.epochs * self.minibatches)))
 
 
 Rule = tuple[Callable[[Any], bool], str]

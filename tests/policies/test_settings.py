@@ -7,13 +7,13 @@ def test_defaults():
     settings = LearnerSettings()
     assert settings.algorithm == "ppo"
     assert (settings.learning_rate, settings.epochs, settings.minibatches) == (5e-4, 4, 4)
-    assert (settings.ratio_cap, settings.prox_decay, settings.ess_min) == (10.0, "auto", 0.3)
+    assert (settings.ratio_cap, settings.prox_decay, settings.ess_min) == (10.0, 0.889, 0.3)
     assert settings.averages_proximal
 
 
 @pytest.mark.parametrize(
     ("epochs", "minibatches", "given", "decay"),
-    [(4, 4, "auto", 16 / 18), (10, 25, "auto", 250 / 252), (1, 1, "auto", 1 / 3), (10, 25, 0.889, 0.889)],
+    [(4, 4, "auto", 0.889), (10, 25, "auto", 0.9924982), (1, 1, "auto", 0.1522047), (10, 25, 0.889, 0.889)],
 )
 def test_the_proximal_policys_memory_follows_the_steps_of_an_update(epochs, minibatches, given, decay):
     settings = LearnerSettings(epochs=epochs, minibatches=minibatches, prox_decay=given)

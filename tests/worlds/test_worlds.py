@@ -21,6 +21,7 @@ learning_rate = 1e-3
 entropy_bonus = 0.0     # the spread of a Gaussian explores by itself
 epochs = 10
 minibatches = 25        # of 64 steps: an episode has 200
+prox_decay = "auto"     # 250 Adam steps an update: a memory of 9 would let the policy run away from the clip
 """
 BREAKOUT = f"{SHORT_EPISODES}learning_rate = 1e-3\n"
 
