@@ -82,10 +82,14 @@ class InProcessDecoder:
     def start(self) -> None:
         pass
 
-    def decode(
+    def decode_some(
         self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
-    ) -> Iterator[DecodeResult]:
+    ) -> Iterator[list[DecodeResult]]:
         meanwhile()
+        for at in range(0, len(jobs), 2):
+            yield list(self._decode(jobs[at : at + 2]))
+
+    def _decode(self, jobs: Sequence[DecodeJob]) -> Iterator[DecodeResult]:
         for number, job in enumerate(jobs):
             if job.name.startswith("killer"):
                 yield DecodeResult(job=job, died=True)

@@ -30,6 +30,7 @@ max_staleness = 2000
 keep_last = 2000
 """
 ROUNDS = 150
+LAST_ROUNDS = 6
 GOOD, UNTAUGHT = 0.9, 0.75
 
 
@@ -76,7 +77,7 @@ def play_into_the_spool(site, until, most=3000):
     """A client that sees contexts 0 and 1 only, and knows the daemon by its files only."""
     rng, actor, returns = np.random.default_rng(1), Actor(site.state, seed=1), []
     writer = EpisodeWriter(site.folder / "spool", client_id="bot")
-    last_rounds = 6
+    last_rounds = LAST_ROUNDS
     while len(returns) < most and last_rounds:
         actor.refresh()
         for _ in range(16):
@@ -88,7 +89,7 @@ def play_into_the_spool(site, until, most=3000):
             writer.end(observation, terminated=True)
             returns.append(reward)
         wait_until_taken(site, but=32)
-        last_rounds -= until()
+        last_rounds = last_rounds - 1 if until() else LAST_ROUNDS
     wait_until_taken(site, but=0)
     return returns
 

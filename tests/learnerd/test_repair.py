@@ -302,6 +302,7 @@ def test_what_was_published_and_not_archived_is_archived_although_the_decoder_di
     site.run_and_crash("Spool.archive = lambda *a, **k: os._exit(77)")
     result = site.run_patched(DIES_ONCE)
     assert result.returncode == 0, result.stderr
+    assert (site.folder / "died").exists()
     assert sorted(site.archived_ids()) == sorted(lineage_ids(site))
     assert (
         not (site.state / "outcomes.jsonl").exists()
@@ -311,14 +312,15 @@ def test_what_was_published_and_not_archived_is_archived_although_the_decoder_di
 
 DIES_ONCE = """
 from experience import decoder as module
-real = module.Decoder.decode
+real = module.Decoder.decode_some
 died = []
-def decode(self, jobs, **options):
+def decode_some(self, jobs, **options):
     jobs = list(jobs)
     if jobs and not died:
         died.append(1)
-        yield module.DecodeResult(job=jobs[0], died=True)
+        open("died", "w").close()
+        yield [module.DecodeResult(job=jobs[0], died=True)]
         jobs = jobs[1:]
     yield from real(self, jobs, **options)
-module.Decoder.decode = decode
+module.Decoder.decode_some = decode_some
 """

@@ -34,7 +34,7 @@ class Gauges:
             self._lives.setdefault(pid, []).append((now, resident, descriptors))
 
     def figures(self) -> dict:
-        """Of the longest life: seconds, memory early and late, its slope, descriptors early and late."""
+        """Of the longest life: seconds, memory early, late and by tenths, its slope, descriptors early and late."""
         life = np.array(max(self._lives.values(), key=len, default=[]), dtype=float).reshape(-1, 3)
         if len(life) < MIN_SAMPLES:
             return {"seconds": 0.0}
@@ -48,6 +48,7 @@ class Gauges:
             "rss_first_mib": round(float(np.median(mib[:third])), 1),
             "rss_last_mib": round(float(np.median(mib[-third:])), 1),
             "rss_most_mib": round(float(mib.max()), 1),
+            "rss_tenths_mib": [round(float(np.median(part)), 1) for part in np.array_split(mib, 10)],
             "rss_slope_mib_per_hour": round(float(np.polyfit(hours, mib, 1)[0]), 1),
             "fds_first": int(np.median(life[:third, 2])),
             "fds_last": int(np.median(life[-third:, 2])),

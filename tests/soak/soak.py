@@ -104,9 +104,10 @@ class Soak:
             elif code not in (0, -signal.SIGKILL, 5 if self._disk_was_full() else 0):
                 self.violations.append(f"the daemon was asked to end, and ended with {code}")
             self._launch()
-        self._gauges.sample(self._live.process.pid)
         self._versions.look()
-        self._was_ready = self._was_ready or self._is_running()
+        if self._is_running():
+            self._was_ready = True
+            self._gauges.sample(self._live.process.pid)
         for alarm in self._live.status().get("alarms", []) if self._is_running() else []:
             self.alarms[alarm["id"]] = self.alarms[alarm["id"]] + 1
         for client in [client for client in self._clients if client.poll() is not None]:
@@ -245,7 +246,8 @@ class Soak:
         while not condition():
             if time.monotonic() > until or self._live.process.poll() is not None:
                 return False
-            self._gauges.sample(self._live.process.pid)
+            if self._is_running():
+                self._gauges.sample(self._live.process.pid)
             self._versions.look()
             time.sleep(0.5)
         return True

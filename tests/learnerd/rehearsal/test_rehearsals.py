@@ -13,7 +13,7 @@ import pytest
 from rehearsal.rehearsals import REHEARSALS
 
 from learnerd.config import Config
-from learnerd.reporter import BAD_UPDATES
+from learnerd.learning_alarms import BAD_UPDATES
 from learnerd.status_file import live_document
 
 ROOT = Path(__file__).parents[3]
