@@ -50,11 +50,11 @@ class Retries:
     def failed(self, batch: Sequence[Arrival], error: Exception) -> None:
         """A cycle ended with ``error``: of the disk, the store, or of unknown reason."""
         if isinstance(error, StoreError | OSError) and not isinstance(error, BadDelta):
-            self._later(batch, "publish_failed", error, _remedy(error))
+            self._later("publish_failed", batch, error, _remedy(error))
         else:
             self._later_or_never(batch, error)
 
-    def _later(self, batch: Sequence[Arrival], alarm: str, error: Exception, remedy: str) -> None:
+    def _later(self, alarm: str, batch: Sequence[Arrival], error: Exception, remedy: str) -> None:
         """Keep the batch, and try it again after a while; nothing of it is lost."""
         now = self._clock.monotonic()
         self._failures += 1
@@ -67,7 +67,7 @@ class Retries:
         self._unexplained += 1
         self._reporter.failure("cycle_failed", error, _TRIED_AGAIN, unexpected=True)
         if self._unexplained < MAX_FAILURES:
-            self._later(batch, "cycle_failed", error, _TRIED_AGAIN)
+            self._later("cycle_failed", batch, error, _TRIED_AGAIN)
             return
         value = f"{type(error).__name__}: {error}"
         problem = reject("update_failed", "update", value, "a batch that trains").problem
@@ -75,7 +75,7 @@ class Retries:
             for arrival in batch:
                 self._admission.refuse_all(arrival, problem)
         except (OSError, StoreError) as failure:
-            self._later(batch, "publish_failed", failure, "free space, or mend the spool")
+            self._later("publish_failed", batch, failure, "free space, or mend the spool")
             return
         self.succeeded()
         remedy = "its episodes are in refused/update_failed; look at the log, then deposit them again"

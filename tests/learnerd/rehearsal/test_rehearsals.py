@@ -18,7 +18,7 @@ from learnerd.status_file import live_document
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = (ROOT / "learnerd" / "docs" / "operations.md").read_text()
-RAISING = {"raise_alarm", "failure", "_raise", "_retry_later"}
+RAISING = {"raise_alarm", "failure", "_raise", "_later"}
 COMPUTED = {"history_not_written", "tensorboard_not_written", *(alarm for alarm, *_ in BAD_UPDATES.values())}
 """Ids that stand nowhere as the first argument of a call that raises an alarm."""
 PATIENCE_S = 100.0
