@@ -461,3 +461,19 @@ def test_a_daemon_that_publishes_and_prunes_meanwhile(site, drop):
 
 def learned(site):
     return json.loads((site.state / "status.json").read_bytes())["episodes"]["learned"]
+
+
+def test_what_retention_removes_meanwhile_is_no_failure(history):
+    site = history
+    config = config_of(site)
+    plan = plan_of(config)
+    rows = verify(config, plan)
+    found = [next(rows)]
+    for version in (2, 3):
+        shard_of(site, version).unlink()
+    keep_house(site)
+    found += rows
+    outcome = {one.version: one.outcome for one in found}
+    assert outcome[1] == outcome[5] == "same"
+    assert outcome[2] == outcome[3] == "unknown"
+    assert set(outcome.values()) == {"same", "unknown"}
