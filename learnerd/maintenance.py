@@ -61,6 +61,7 @@ class Housekeeping:
         self._wake = wake
         self._due = self._compaction_due = False
         self._running: Future[None] | None = None
+        self._pruned_block = 0
         self._compaction = Compaction(
             spool=spool, store=store, trainer=trainer, reporter=reporter, clock=clock
         )
@@ -90,7 +91,9 @@ class Housekeeping:
 
     def published(self, version: int) -> None:
         """Prune the store from time to time."""
-        if version % PRUNE_EVERY == 0:
+        block = version // PRUNE_EVERY  # the number that it divides may be an online learner's
+        if block > self._pruned_block:
+            self._pruned_block = block
             self._running = self._trainer.submit(self._prune)
 
     def clock_stepped(self) -> None:

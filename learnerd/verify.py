@@ -20,7 +20,7 @@ from learnerd.rebuilder import Rebuilder, device_of
 from learnerd.verify_plan import Plan, Planner
 from learnerd.verify_rows import LearnedRows
 from policies.checkpoint import Arrays, Checkpoint
-from policies.errors import StoreError
+from policies.errors import StoreError, VersionPruned
 from policies.manifest import MODEL, OPTIMIZER, encode_arrays, encode_model
 from policies.pruning import is_from_rows
 from policies.rebuilding import needs_of
@@ -102,7 +102,8 @@ class _Verifier:
         self._config = config
         self._recorded = RecordedVersions(config.paths.state)
         archive = Spool(config.paths.spool, writer="replay").archive_folder
-        self._rebuilder = Rebuilder(config, self._recorded, LearnedRows(archive, self._recorded))
+        self._rows = LearnedRows(archive, self._recorded)
+        self._rebuilder = Rebuilder(config, self._recorded, self._rows)
         self._inexact: dict[int, bool] = {}  # those that others are made from; whether by the machine alone
 
     def release(self, last_use: Mapping[int, int], after: int) -> None:
@@ -116,7 +117,11 @@ class _Verifier:
         try:
             manifest = self._recorded.manifest(version)
         except StoreError as error:
-            return Judged(version=version, outcome="not_rebuilt", why=(f"its manifest: {error}",))
+            outcome: Outcome = "not_rebuilt"
+            if isinstance(error, VersionPruned) and self._rows.are_removed(version):  # since it was planned
+                outcome = "unknown"
+                self._rebuilder.lose(version)
+            return Judged(version=version, outcome=outcome, why=(f"its manifest: {error}",))
         try:
             made = self._rebuilder.make(manifest)
         except NotRebuilt as error:

@@ -60,6 +60,8 @@ class Planner:
         if not wanted:
             return Plan(versions=(), judged_from=first or 0, out_of_reach=(), last_use={})
         begin = self._begin(run, None if first is None else wanted[0])
+        if begin is None:
+            return Plan(versions=(), judged_from=0, out_of_reach=tuple(run), last_use={})
         judged_from = begin if first is None else wanted[0]
         versions = tuple(version for version in run if version >= begin)
         return Plan(
@@ -88,10 +90,14 @@ class Planner:
         except StoreError:
             return True
 
-    def _begin(self, run: list[int], first: int | None) -> int:
-        """The first version that can be made from what is there; with ``first`` the last one up to there."""
+    def _begin(self, run: list[int], first: int | None) -> int | None:
+        """The first version that can be made from what is there; with ``first`` the last one up to there.
+
+        None: nothing to begin with is left; a version whose manifest is damaged is judged all the same.
+        """
         if first is None:
-            return next((version for version in run if self._can_begin(version)), run[-1])
+            found = next((version for version in run if self._can_begin(version)), None)
+            return run[-1] if found is None and not self._is_readable(run[-1]) else found
         before = (version for version in reversed(run) if version <= first and self._can_begin(version))
         return next(before, first)
 
@@ -103,6 +109,13 @@ class Planner:
         if not base_of(manifest) and "seed" not in manifest["record"]:
             return False
         return all(version_folder(self._state, need).is_dir() for need in needs_of(manifest))
+
+    def _is_readable(self, version: int) -> bool:
+        try:
+            self._recorded.manifest(version)
+        except StoreError:
+            return False
+        return True
 
     def _last_use(self, versions: tuple[int, ...]) -> dict[int, int]:
         found: dict[int, int] = {}

@@ -32,7 +32,6 @@ class LearnedRows:
         self._folder = archive
         self._reader = ArchiveReader(archive)
         self._recorded = recorded
-        self._first = first_version(archive) or 0
         self._kept: OrderedDict[int, list[Episode]] = OrderedDict()
         self._bytes = 0
 
@@ -49,8 +48,13 @@ class LearnedRows:
         if wrong:
             there = {key for key, _ in rows}
             what = "altered since they were learned, in" if there.issuperset(wrong) else "missing in"
-            raise NotRebuilt(f"{_some(wrong)} of {len(wanted)}: {what} {self._where(version)}")
+            reason = f"{_some(wrong)} of {len(wanted)}: {what} {self._where(version)}"
+            raise NotRebuilt(reason, by_retention=self.are_removed(version))
         return [rows[one] for one in wanted]
+
+    def are_removed(self, version: int) -> bool:
+        """Whether the archive's retention has taken a version's rows by now: it begins after them."""
+        return version < (first_version(self._folder) or 0)
 
     def chunks(self, manifest: Mapping[str, Any]) -> list[Sequence[Episode]]:
         """The same, one sequence an update; raises as ``of``."""
@@ -74,7 +78,7 @@ class LearnedRows:
         found = next((episode for episode in self._read(version) if episode.key == key), None)
         if found is None:
             reason = f"{_some([key])}, learned again: missing in {self._where(version)}"
-            raise NotRebuilt(reason, by_retention=version < self._first)
+            raise NotRebuilt(reason, by_retention=self.are_removed(version))
         wanted = self._wanted(version, key)
         if wanted is not None and found.row_sha256[:CUT_DIGITS] != wanted:
             raise NotRebuilt(f"{_some([key])}, learned again: altered in {self._where(version)}")

@@ -12,7 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 FILE_NAME = "records.sqlite"
@@ -65,9 +65,9 @@ class Records:
         try:
             try:
                 self._insert(rows)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
                 self._set_aside()
                 self._insert(rows)
         except sqlite3.Error as error:
@@ -82,12 +82,24 @@ class Records:
                 published between those two is still passed through.
             keep_bytes: of the file; freed pages are used again.
 
+        A damaged file is put aside: damage may stand where ``keep`` does not come by.
+
         Raises:
             OSError: nothing was removed.
         """
+        try:
+            self._forget(archived_from, keep_bytes)
+        except OSError as error:
+            if not _is_damage(error.__cause__):
+                raise
+            self._set_aside()
+
+    def _forget(self, archived_from: int | None, keep_bytes: int) -> None:
         if not self._path.exists():
             return
         with self._opened("rw") as database, database:
+            if not _has_table(database):
+                return
             if archived_from is not None:
                 database.execute(
                     "DELETE FROM records WHERE version <= "
@@ -108,13 +120,11 @@ class Records:
         Raises:
             OSError: it cannot be read just now, or the file is damaged.
         """
-        if not self._path.exists():
-            return None
         query = "SELECT version, manifest, delta, from_rows FROM records WHERE version = ?"
-        with self._opened("rw", "ro") as database:
-            row = database.execute(query, (version,)).fetchone()
-        if row is None:
+        rows = self._select(query, version)
+        if not rows:
             return None
+        row = rows[0]
         try:
             manifest = zlib.decompress(row[1])
         except zlib.error as error:
@@ -123,10 +133,14 @@ class Records:
 
     def versions(self) -> list[int]:
         """The versions that have a record, ascending; raises as ``read``."""
+        return [row[0] for row in self._select("SELECT version FROM records ORDER BY version")]
+
+    def _select(self, query: str, *values: int) -> list[Any]:
+        """The rows; none where the first writer was killed before there was a table."""
         if not self._path.exists():
             return []
         with self._opened("rw", "ro") as database:
-            return [row[0] for row in database.execute("SELECT version FROM records ORDER BY version")]
+            return database.execute(query, values).fetchall() if _has_table(database) else []
 
     def _insert(self, rows: list[tuple[int, bool, bytes, bytes | None]]) -> None:
         with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_S)) as database:
@@ -155,7 +169,7 @@ class Records:
             except sqlite3.OperationalError:
                 continue
             try:
-                database.execute("SELECT 1 FROM records LIMIT 1")
+                database.execute("SELECT 1 FROM sqlite_master LIMIT 1")
             except sqlite3.OperationalError:
                 database.close()
                 continue
@@ -166,6 +180,16 @@ class Records:
         """Keep a damaged file beside the new one, in place of one that was kept before."""
         self._path.with_name(f"{FILE_NAME}-journal").unlink(missing_ok=True)
         self._path.replace(self._path.with_name(DAMAGED_NAME))
+
+
+def _has_table(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'records'").fetchone() is not None
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether the file itself is not what SQLite wrote; anything else another file would not mend."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _used_bytes(database: sqlite3.Connection) -> int:

@@ -31,7 +31,7 @@ def run_verify(config: Config, *, first: int | None, last: int | None, as_json: 
     """Rebuild, print, and return how the command is to end."""
     plan = plan_of(config, first=first, last=last)
     if not plan.judged:
-        typer.echo(f"nothing to verify: {_nothing(config, first, last)}", err=True)
+        typer.echo(f"nothing to verify: {_nothing(config, plan, first, last)}", err=True)
         return ExitCode.NOTHING_TO_DO
     rows = verify(config, plan)
     found = list(with_progress(rows, len(plan.judged), doing="verifying", of="versions"))
@@ -51,7 +51,9 @@ def _code(found: list[Judged]) -> ExitCode:
     return ExitCode.NOTHING_TO_DO if outcomes == {"unknown"} else ExitCode.OK
 
 
-def _nothing(config: Config, first: int | None, last: int | None) -> str:
+def _nothing(config: Config, plan: Plan, first: int | None, last: int | None) -> str:
+    if plan.out_of_reach:
+        return f"nothing to begin with is left: versions {ranges(list(plan.out_of_reach))}"
     wanted = (f" from {first}" if first else "") + (f" to {last}" if last else "")
     return f"no version{wanted} in {config.paths.state}"
 

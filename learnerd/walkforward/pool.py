@@ -71,7 +71,8 @@ class Pool:
         while len(found) < len(tasks):
             for worker in self._idle(len(waiting)):
                 worker.doing = waiting.popleft()
-                worker.pipe.send(tasks[worker.doing])
+                with contextlib.suppress(OSError):  # it has ended meanwhile: ``_receive`` says how
+                    worker.pipe.send(tasks[worker.doing])
             for worker in self._ready():
                 kind, value = _receive(worker)
                 if kind == FAILED:

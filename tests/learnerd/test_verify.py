@@ -24,9 +24,11 @@ from learnerd.threads import pin_threads
 from learnerd.verify import plan_of, verify
 from learnerd.versions import recorded_threads
 from policies.checkpoint import Delta, LedgerEntry
+from policies.initial import initial_checkpoint
 from policies.manifest import encode_manifest
 from policies.recorded import RecordedVersions
 from policies.records import Records
+from policies.spec import DiscreteSpace, PolicySpec
 from policies.store import CheckpointStore
 
 CONFIG = """
@@ -461,3 +463,33 @@ def test_a_daemon_that_publishes_and_prunes_meanwhile(site, drop):
 
 def learned(site):
     return json.loads((site.state / "status.json").read_bytes())["episodes"]["learned"]
+
+
+def test_what_retention_removes_meanwhile_is_no_failure(history):
+    site = history
+    config = config_of(site)
+    plan = plan_of(config)
+    rows = verify(config, plan)
+    found = [next(rows)]
+    for version in (2, 3):
+        shard_of(site, version).unlink()
+    keep_house(site)
+    found += rows
+    outcome = {one.version: one.outcome for one in found}
+    assert outcome[1] == outcome[5] == "same"
+    assert outcome[2] == outcome[3] == "unknown"
+    assert set(outcome.values()) == {"same", "unknown"}
+
+
+def test_weights_that_nobody_published_are_no_failure_while_they_are_all_there_is(site, in_process):
+    site.configure("")
+    store = CheckpointStore(site.state)
+    spec = PolicySpec(observation_shape=(2,), action=DiscreteSpace(n=2), hidden=(3,))
+    base = initial_checkpoint(spec, seed=1)
+    change = {name: np.full(array.shape, 0.01) for name, array in base.weights.items()}
+    entry = LedgerEntry(key=EpisodeKey("online", "own", 0, ""), row_sha256="ab" * 32)
+    saved = store.publish(Delta(weights=change), base=base, writer="online", episodes=[entry])
+    told = in_process(site.folder, "replay", "--verify", code=9).err
+    assert "nothing to begin with is left: versions 1" in told
+    store.publish(Delta(weights=change), base=saved, writer="online", episodes=[])
+    assert outcomes(judged(site), "same") == {2}

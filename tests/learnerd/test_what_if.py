@@ -284,6 +284,18 @@ def test_the_number_of_processes_changes_nothing(past, what_if):
     assert what_if(*arguments, "1").out == what_if(*arguments, "3").out
 
 
+def test_a_process_that_ends_between_two_rounds_is_named(past):
+    history = history_of(past(4), Request(seeds=1, parts=3))
+    (task,) = history.tasks(asked(history.config, "learner.epochs=1")[0], judged=[1])
+    with Pool(jobs=1) as pool:
+        pool.run([task])
+        (worker,) = pool._workers
+        worker.process.kill()  # as the kernel does when memory runs out
+        worker.process.join()
+        with pytest.raises(LearnerdError, match="as configured: its process ended with -9"):
+            pool.run([task])
+
+
 def test_the_table(past, what_if, monkeypatch):
     past(4)
     monkeypatch.setattr(Pool, "run", lambda pool, tasks, on_part: here(tasks))

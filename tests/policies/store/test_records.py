@@ -1,5 +1,6 @@
 """Records of pruned versions: durable before the version goes, bounded, read beside writers, checked."""
 
+import random
 import sqlite3
 import subprocess
 import sys
@@ -177,3 +178,45 @@ def test_killed_at_any_moment_no_version_goes_without_a_record(tmp_path):
         assert all(recorded.manifest(version)["version"] == version for version in recorded.versions())
         assert all(recorded.delta(version) is not None for version in recorded.versions())
     assert Records(tmp_path).versions()
+
+
+def test_damage_that_only_forgetting_comes_by_is_put_aside(tmp_path):
+    records = Records(tmp_path)
+    for first in range(1, 321, 16):
+        manifests = {version: random.randbytes(3000) for version in range(first, first + 16)}
+        records.keep(Record(version=v, manifest=m, from_rows=True) for v, m in manifests.items())
+    path = tmp_path / FILE_NAME
+    data = bytearray(path.read_bytes())
+    data[2 * 4096 : 3 * 4096] = b"\xff" * 4096  # the first leaf; new rows go to the last one
+    path.write_bytes(data)
+    records.keep([Record(version=400, manifest=b"m")])
+    assert path.exists()
+    records.forget(archived_from=300, keep_bytes=10**9)
+    assert (tmp_path / DAMAGED_NAME).exists()
+    records.keep([Record(version=401, manifest=b"m")])
+    records.forget(archived_from=300, keep_bytes=10**9)
+    assert records.versions() == [401]
+
+
+def test_a_file_without_a_table_has_no_records(tmp_path):
+    (tmp_path / FILE_NAME).touch()  # killed, or the disk was full, before the first commit
+    records = Records(tmp_path)
+    assert records.versions() == []
+    assert records.read(1) is None
+    records.forget(archived_from=1, keep_bytes=1)
+    records.keep([Record(version=1, manifest=b"m")])
+    assert records.versions() == [1]
+
+
+def test_what_is_too_large_costs_no_other_record(tmp_path, monkeypatch):
+    records = Records(tmp_path)
+    records.keep([Record(version=1, manifest=b"m")])
+
+    def too_big(*_):
+        raise sqlite3.DataError("string or blob too big")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "_insert", too_big)
+        with pytest.raises(OSError, match="too big"):
+            records.keep([Record(version=2, manifest=b"m")])
+    assert records.versions() == [1]
