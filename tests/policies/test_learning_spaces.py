@@ -140,7 +140,7 @@ def learn(task, spec, published, spool, *, updates, episodes, shuffle=False):
 
 
 CASES = [
-    pytest.param(Grid, 22, 32, -0.1, 0.5, id="image"),
+    pytest.param(Grid, 30, 48, -0.1, 0.5, id="image"),
     pytest.param(Dials, 8, 64, 0.45, 0.9, id="several-choices"),
     pytest.param(Told, 14, 128, 0.6, 0.8, id="dict"),
 ]

@@ -34,7 +34,7 @@ class Gauges:
             self._lives.setdefault(pid, []).append((now, resident, descriptors))
 
     def figures(self) -> dict:
-        """Of the longest life: seconds, memory (early, late, by tenths, slope), descriptors early and late."""
+        """Of the longest life: seconds; memory early, late, by tenths, and its slope; descriptors."""
         life = np.array(max(self._lives.values(), key=len, default=[]), dtype=float).reshape(-1, 3)
         if len(life) < MIN_SAMPLES:
             return {"seconds": 0.0}
