@@ -171,6 +171,7 @@ class Decoder:
             if results:
                 yield results
             if not expected:
+                child.distrust()
                 raise DecoderFailed
 
     def close(self) -> None:

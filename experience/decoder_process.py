@@ -34,11 +34,11 @@ class DecoderProcess:
         max_frame_bytes: a longer frame is none.
 
     Attributes:
-        in_hand: number of the job that it worked on when it was stopped.
+        in_hand: number of the job that it worked on when it was stopped; NONE where that is not known.
     """
 
     def __init__(self, arguments: str, max_frame_bytes: int) -> None:
-        self.in_hand, self._in_hand = NONE, InHandFile()
+        self.in_hand, self._in_hand, self._is_trusted = NONE, InHandFile(), True
         descriptor = self._in_hand.descriptor
         command = [sys.executable, "-P", "-m", "experience.decode_child", arguments, str(descriptor)]
         try:
@@ -114,33 +114,48 @@ class DecoderProcess:
                 raise DecoderFailed
             try:
                 self._await(wire.PREFIX.size, until_s)
-                size_bytes = wire.frame_bytes(bytes(self._received[: wire.PREFIX.size]))
-                if size_bytes > self._max_frame_bytes:
-                    raise DecoderFailed
-                self._await(wire.PREFIX.size + size_bytes, until_s)
-                return [wire.decode(prefix, rest) for prefix, rest in self._take()]
-            except (BadFrame, OSError) as error:
+                self._await(wire.PREFIX.size + self._announced_bytes(), until_s)
+                return self._take()
+            except BadFrame as error:
+                self.distrust()
                 raise DecoderFailed from error
+            except OSError as error:
+                raise DecoderFailed from error
+
+    def distrust(self) -> None:
+        """It answered with nonsense: what it has in hand by now is not the job that is waited for."""
+        self._is_trusted = False
+
+    def _announced_bytes(self) -> int:
+        size_bytes = wire.frame_bytes(bytes(self._received[: wire.PREFIX.size]))
+        if size_bytes > self._max_frame_bytes:
+            raise BadFrame(f"{size_bytes} bytes; accepted: {self._max_frame_bytes}")
+        return size_bytes
 
     def _await(self, size_bytes: int, until_s: float) -> None:
         while len(self._received) < size_bytes:
             if self._unsent or not self._fill():
                 self._wait(until_s)
 
-    def _take(self) -> list[tuple[bytes, bytes]]:
-        """Take out every frame of which all has come."""
-        frames: list[tuple[bytes, bytes]] = []
+    def _take(self) -> list[wire.Message]:
+        """Take out every frame of which all has come, up to one that is none."""
+        messages: list[wire.Message] = []
         at, n_prefix = 0, wire.PREFIX.size
         with memoryview(self._received) as received:
             while at + n_prefix <= len(received):
                 prefix = bytes(received[at : at + n_prefix])
-                end = at + n_prefix + wire.frame_bytes(prefix)
-                if end > len(received):
-                    break
-                frames.append((prefix, bytes(received[at + n_prefix : end])))
+                try:
+                    end = at + n_prefix + wire.frame_bytes(prefix)
+                    if end > len(received):
+                        break
+                    messages.append(wire.decode(prefix, bytes(received[at + n_prefix : end])))
+                except BadFrame:
+                    if not messages:
+                        raise
+                    break  # what came before it counts; the next call begins with it
                 at = end
         del self._received[:at]
-        return frames
+        return messages
 
     def _wait(self, until_s: float) -> None:
         left_s = until_s - time.monotonic()
@@ -181,7 +196,7 @@ class DecoderProcess:
         self._process.kill()
         self._process.wait()
         with self._in_use:
-            self.in_hand = self._in_hand.read()
+            self.in_hand = self._in_hand.read() if self._is_trusted else NONE
             self._in_hand.close()
             self._input.close()
             self._output.close()

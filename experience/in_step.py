@@ -6,7 +6,7 @@ each.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 Steps = Generator[None, None, Result]
@@ -24,22 +24,28 @@ def finish(work: Steps[Result]) -> Result:
 
 
 def in_step(
-    works: Sequence[Steps[Result]], *, begin: Callable[[int], object] = lambda _: None
-) -> list[Result]:
+    works: Sequence[Steps[Result]],
+    *,
+    begin: Callable[[int], object] = lambda _: None,
+    go_on: Callable[[], bool] = lambda: True,
+) -> list[Result | None]:
     """Do all works to their end, a step of each in turn; the first that raises ends it.
 
     Args:
         works: as many as fit into memory together.
         begin: told the position of the work whose next step begins.
+        go_on: asked before each step; once it says no, works that have not ended stay so.
 
     Returns:
-        One result a work, in order.
+        One result a work, in order; None for one that has not ended.
     """
-    results: list[Any] = [None] * len(works)
+    results: list[Result | None] = [None] * len(works)
     left = list(enumerate(works))
     while left:
         going = []
         for place, work in left:
+            if not go_on():
+                return results
             begin(place)
             try:
                 next(work)

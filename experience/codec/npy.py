@@ -107,7 +107,7 @@ def _header(header: bytes, field: str) -> tuple[np.dtype[Any], bool, tuple[int, 
         raise reject("pickled", field, f"dtype {descr} (Python objects)", "numbers; meta as JSON text")
     try:
         dtype = np.dtype(descr)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise reject("bad_dtype", field, f"dtype {descr!r}", "numbers, such as <f4 or <i8") from error
     unportable = dtype.kind == "f" and dtype.itemsize > 8  # noqa: PLR2004 - float64; long double differs by machine
     if dtype.hasobject or dtype.fields or dtype.subdtype or unportable:

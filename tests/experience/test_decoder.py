@@ -17,7 +17,7 @@ import experience
 from experience import decode_child, wire
 from experience.codec import Limits
 from experience.decoder import DecodeJob, Decoder
-from experience.errors import DecoderDied
+from experience.errors import BadFrame, DecoderDied
 from experience.writer import EpisodeWriter
 
 STEPS = b'{"obs": [1], "action": 0, "reward": 1}\n{"terminated": true}\n'
@@ -204,6 +204,21 @@ def test_what_was_answered_before_a_death_counts(job):
         assert rest.count("died") == 1
         assert len(rest) == len(jobs) - 1
         assert rest[-1] == 1
+
+
+def test_an_answer_that_is_none_costs_its_own_file(job, monkeypatch):
+    """The child is far ahead by then: what it has in hand is another's file."""
+    decode, jobs = wire.decode, [job(f"{number}.jsonl") for number in range(12)]
+
+    def refuse_one(prefix, rest):
+        message = decode(prefix, rest)
+        if message.decoded and message.decoded.episodes[0].source_name == "3.jsonl":
+            raise BadFrame("an episode that is none")
+        return message
+
+    monkeypatch.setattr(wire, "decode", refuse_one)
+    with Decoder() as decoder:
+        assert verdicts(decoder.decode(jobs)) == [1, 1, 1, "died", *[1] * 8]
 
 
 def test_memory_is_a_verdict(job):

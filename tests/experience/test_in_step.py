@@ -1,5 +1,6 @@
 import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -35,6 +36,12 @@ def test_whose_step_begins_is_told_and_the_first_error_ends_it():
     with pytest.raises(KeyError):
         in_step([work("a", 3, []), failing(), work("b", 3, [])], begin=begun.append)
     assert begun == [0, 1, 2, 0, 1]
+
+
+def test_what_has_not_ended_when_it_is_to_stop_stays_so():
+    done, left = [], iter([True] * 4 + [False])
+    assert in_step([work("a", 1, done), work("b", 2, done)], go_on=lambda: next(left)) == ["a", None]
+    assert done == [("a", 0), ("b", 0), ("b", 1)]
 
 
 def test_what_is_in_hand_is_read_by_the_parent():
@@ -148,6 +155,31 @@ def test_what_is_wrong_with_a_file_is_found_where_it_is_alone(jobs, monkeypatch)
     monkeypatch.setattr(decode_child, "decoding", strained)
     found = [message.problem and message.problem.field for message in answers([made])]
     assert found == [None, None, "first bytes"]
+
+
+def test_slow_files_do_not_wait_for_each_other(jobs, monkeypatch):
+    """Sixteen of them would overrun the parent's deadline, and good files would be told to have ended it."""
+    decoding, made = decode_child.decoding, jobs(*map(npz, range(6)))
+    slept = []
+
+    def slow(data, **keywords):
+        slept.append(keywords["name"])
+        time.sleep(0.05)
+        yield
+        return (yield from decoding(data, **keywords))
+
+    class Output(io.BytesIO):
+        def flush(self):
+            size = len(self.getvalue())
+            if size > sizes[-1][0]:
+                sizes.append((size, time.monotonic()))
+
+    sizes = [(0, time.monotonic())]
+    monkeypatch.setattr(decode_child, "decoding", slow)
+    monkeypatch.setattr(decode_child, "_TOGETHER_S", 0.08)
+    decode_child.serve([json.dumps(made).encode()], Output(), Limits())
+    assert len(sizes) == 8  # one more for the first frame: the child is ready
+    assert 6 < len(slept) <= 9  # what was begun in step, and each of them alone
 
 
 def test_large_files_are_read_one_by_one(jobs, monkeypatch):

@@ -375,6 +375,7 @@ def test_members_that_are_no_arrays(problem_of, zipped):
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", b"1234"): "malformed",
         npy(b"{'descr': 'nope', 'fortran_order': False, 'shape': (1,)}", b"1234"): "bad_dtype",
         npy(b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", b"1234"): "bad_dtype",
+        npy(b"{'descr': ',,,', 'fortran_order': False, 'shape': (1,)}", b"1234"): "bad_dtype",
         npy(b"{'descr': '<U0', 'fortran_order': False, 'shape': (9999999,), }\n"): "bad_dtype",
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, %d), }\n" % 2**90): "bad_shape",
         npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", b"x"): "pickled",
