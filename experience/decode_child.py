@@ -75,16 +75,22 @@ def serve(
     """
     _send(output, encode(Message(job=READY, mtime_s=0.0)))
     for line in lines:
-        jobs = json.loads(line)
-        frames = _together(jobs, limits, begin) if len(jobs) > 1 and _are_small(jobs) else [None] * len(jobs)
-        for job, frame in zip(jobs, frames, strict=True):
-            if frame is None:
-                output.flush()  # what is answered stays so, whatever this one does
-                begin(job["job"])
-                _send(output, answer(job, limits))
-            else:
-                output.writelines(frame)
-        output.flush()
+        _answer_all(json.loads(line), output, limits, begin)
+
+
+def _answer_all(
+    jobs: Sequence[dict[str, Any]], output: BinaryIO, limits: Limits, begin: Callable[[int], object]
+) -> None:
+    """Answer the jobs of one line, in order."""
+    frames = _together(jobs, limits, begin) if len(jobs) > 1 and _are_small(jobs) else [None] * len(jobs)
+    for job, frame in zip(jobs, frames, strict=True):
+        if frame is None:
+            output.flush()  # what is answered stays so, whatever this one does
+            begin(job["job"])
+            _send(output, answer(job, limits))
+        else:
+            output.writelines(frame)
+    output.flush()
 
 
 def answer(job: dict[str, Any], limits: Limits) -> Frame:

@@ -27,7 +27,7 @@ class InHand:
 
 
 class InHandFile:
-    """The number as its parent reads it: a file without a name, which the child cannot harm it by cutting."""
+    """The number as its parent reads it, in a file without a name; the child may cut it, to no harm."""
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("in-hand")

@@ -22,7 +22,7 @@ class Foresight:
         self._verdicts: dict[int, tuple[Episode, Problem | None]] = {}
 
     def look_ahead(self, episodes: Sequence[Episode], rules: Rules, sights: Sights) -> None:
-        """Judge ``episodes`` together; it is kept until the next call."""
+        """Judge ``episodes`` together; kept until the next call, or ``forget``."""
         verdicts = admit_all(episodes, rules, sights())
         self._verdicts = {id(e): (e, problem) for e, problem in zip(episodes, verdicts, strict=True)}
         self._rules = rules

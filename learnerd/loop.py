@@ -299,12 +299,7 @@ class Loop:
     def _hand_over(self) -> None:
         """Start a cycle when a batch is due and the trainer is free."""
         now = self._clock.monotonic()
-        if (
-            self._schedule.held
-            or self._trainer.busy
-            or not len(self._pending)
-            or now < self._retries.resume_at_s
-        ):
+        if self._schedule.held or self._trainer.busy or now < self._retries.resume_at_s:
             return
         if len(self._pending) and (self._flushing or self._pending.wait_s(now) == 0.0):
             self._trainer.start(self._pending.take())
