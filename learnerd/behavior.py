@@ -7,7 +7,10 @@ from policies.errors import StoreError
 from policies.store import CheckpointStore
 
 MOST_BYTES = 64 * 2**20
-"""Thousands of small policies, and still dozens with 500 units a layer."""
+"""Of weights: dozens of versions with 500 units a layer."""
+
+MOST_VERSIONS = 512
+"""Of small ones, which take 6 kB each, whatever their weights do: more than acted in what comes together."""
 
 
 class BehaviorCache:
@@ -16,11 +19,18 @@ class BehaviorCache:
     Args:
         store: where the versions are.
         most_bytes: of weights in memory; the last one stays whatever its size.
+        most_versions: in memory.
     """
 
-    def __init__(self, store: CheckpointStore, *, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        *,
+        most_bytes: int = MOST_BYTES,
+        most_versions: int = MOST_VERSIONS,
+    ) -> None:
         self._store = store
-        self._most_bytes = most_bytes
+        self._most_bytes, self._most_versions = most_bytes, most_versions
         self._bytes = 0
         self._known: OrderedDict[int, ActingVersion] = OrderedDict()
 
@@ -35,9 +45,13 @@ class BehaviorCache:
             return None
         self._known[version] = acting
         self._bytes += _size(acting)
-        while self._bytes > self._most_bytes and len(self._known) > 1:
+        while self._is_full and len(self._known) > 1:
             self._bytes -= _size(self._known.popitem(last=False)[1])
         return acting
+
+    @property
+    def _is_full(self) -> bool:
+        return self._bytes > self._most_bytes or len(self._known) > self._most_versions
 
 
 def _size(acting: ActingVersion) -> int:

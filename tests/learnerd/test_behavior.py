@@ -33,6 +33,14 @@ def test_the_versions_used_last_are_read_once():
     assert store.read == [1, 2, 3, 4, 2, 4]
 
 
+def test_many_small_versions_are_bounded_by_their_number():
+    store = Store()
+    cache = BehaviorCache(store, most_versions=3)
+    for version in (1, 2, 3, 4, 4, 3, 2, 1):
+        cache(version)
+    assert store.read == [1, 2, 3, 4, 1]
+
+
 def test_one_larger_than_the_bound_stays_until_the_next():
     store = Store()
     cache = BehaviorCache(store, most_bytes=10)
