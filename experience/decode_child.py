@@ -21,7 +21,7 @@ import numpy as np
 
 from experience.codec import Limits, decoding
 from experience.errors import InputError, Problem, reject
-from experience.in_hand import InHand
+from experience.in_hand import NONE, InHand
 from experience.in_step import Steps, finish, in_step
 from experience.intake_file import drop_copy, read_claimed
 from experience.wire import Message, encode
@@ -123,6 +123,8 @@ def _together(
         )
     except MemoryError:
         return [None] * len(jobs)
+    finally:
+        begin(NONE)  # what is wrong with an answer from here on need not be of the one worked on last
 
 
 def _trying(job: dict[str, Any], limits: Limits) -> Steps[Frame | None]:

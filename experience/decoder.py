@@ -67,6 +67,10 @@ class DecodeResult:
     mtime: float = 0.0
 
 
+_Jobs = Sequence[tuple[int, DecodeJob]]
+"""With their numbers."""
+
+
 class Decoder:
     """Runs jobs in a child process. One thread decodes; ``close`` may come from another.
 
@@ -131,11 +135,13 @@ class Decoder:
         """As ``decode``, in lists of what has come together: at least one each."""
         left = deque(enumerate(jobs))
         died: set[int] = set()
+        together = TOGETHER
         while left and not self._closed:
             child = None
+            groups = _groups([each for each in left if each[0] not in died], together)
             try:
                 with contextlib.suppress(DecoderFailed):
-                    child = self._begin([each for each in left if each[0] not in died])
+                    child = self._begin(groups)
                     meanwhile()
                     meanwhile = lambda: None  # noqa: E731 - once, however many children it takes
                     if child is not None:
@@ -144,15 +150,19 @@ class Decoder:
                 if left:
                     self._drop_child()
             if left and not self._closed:
-                died.add(_culprit(child, [number for number, _ in left if number not in died]))
+                culprit = _culprit(child, [number for number, _ in left if number not in died], groups)
+                if culprit is None:
+                    together = 1  # each alone, it shows
+                    continue
+                died.add(culprit)
                 if dead := _dead(left, died):
                     yield dead
 
-    def _begin(self, left: Sequence[tuple[int, DecodeJob]]) -> DecoderProcess | None:
+    def _begin(self, groups: Sequence[_Jobs]) -> DecoderProcess | None:
         """Give a child the jobs that are left; None when closed."""
         child = self._ready_child()
         if child is not None:
-            child.send(_lines(left))
+            child.send(b"".join(map(_line, groups)))
         return child
 
     def _results(
@@ -213,10 +223,19 @@ def _result(job: DecodeJob, message: wire.Message) -> DecodeResult:
     return DecodeResult(job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s)
 
 
-def _culprit(child: DecoderProcess | None, numbers: Sequence[int]) -> int:
-    """Number of the job that ended the child: the one in hand, or the first."""
+def _culprit(child: DecoderProcess | None, numbers: Sequence[int], groups: Sequence[_Jobs]) -> int | None:
+    """Number of the job that ended the child, of those without an answer; None: it cannot be told.
+
+    The one in hand, or the first. After nonsense in place of an answer the one in hand may be far ahead of
+    what was wrong: it counts where it was worked on together with the first.
+    """
     in_hand = NONE if child is None else child.in_hand
-    return in_hand if in_hand in numbers else numbers[0]
+    if child is None or child.is_trusted:
+        return in_hand if in_hand in numbers else numbers[0]
+    beside = next(group for group in groups if numbers[0] in dict(group))
+    if in_hand in numbers and in_hand in dict(beside):
+        return in_hand
+    return numbers[0] if len(beside) == 1 else None
 
 
 def _dead(left: deque[tuple[int, DecodeJob]], died: Collection[int]) -> list[DecodeResult]:
@@ -227,8 +246,11 @@ def _dead(left: deque[tuple[int, DecodeJob]], died: Collection[int]) -> list[Dec
     return dead
 
 
-def _lines(left: Sequence[tuple[int, DecodeJob]]) -> bytes:
-    """The jobs as the child takes them, so many a line as it works on together."""
-    jobs = [{"job": number, **vars(job)} for number, job in left]
-    groups = [jobs[at : at + TOGETHER] for at in range(0, len(jobs), TOGETHER)]
-    return b"".join(json.dumps(group).encode() + b"\n" for group in groups)
+def _groups(left: _Jobs, together: int) -> list[_Jobs]:
+    """As many at a time as the child is to work on together."""
+    return [left[at : at + together] for at in range(0, len(left), together)]
+
+
+def _line(group: _Jobs) -> bytes:
+    """One group as the child takes it."""
+    return json.dumps([{"job": number, **vars(job)} for number, job in group]).encode() + b"\n"

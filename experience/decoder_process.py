@@ -35,10 +35,11 @@ class DecoderProcess:
 
     Attributes:
         in_hand: number of the job that it worked on when it was stopped; NONE where that is not known.
+        is_trusted: whether all that it answered made sense.
     """
 
     def __init__(self, arguments: str, max_frame_bytes: int) -> None:
-        self.in_hand, self._in_hand, self._is_trusted = NONE, InHandFile(), True
+        self.in_hand, self._in_hand, self.is_trusted = NONE, InHandFile(), True
         descriptor = self._in_hand.descriptor
         command = [sys.executable, "-P", "-m", "experience.decode_child", arguments, str(descriptor)]
         try:
@@ -123,8 +124,8 @@ class DecoderProcess:
                 raise DecoderFailed from error
 
     def distrust(self) -> None:
-        """It answered with nonsense: what it has in hand by now is not the job that is waited for."""
-        self._is_trusted = False
+        """It answered with nonsense: what it has in hand by now need not be the job that is waited for."""
+        self.is_trusted = False
 
     def _announced_bytes(self) -> int:
         size_bytes = wire.frame_bytes(bytes(self._received[: wire.PREFIX.size]))
@@ -196,7 +197,7 @@ class DecoderProcess:
         self._process.kill()
         self._process.wait()
         with self._in_use:
-            self.in_hand = self._in_hand.read() if self._is_trusted else NONE
+            self.in_hand = self._in_hand.read()
             self._in_hand.close()
             self._input.close()
             self._output.close()

@@ -15,13 +15,16 @@ from gauges import Gauges, Versions
 from ground import Ground
 from plan import END, Event, plan
 
+from policies.runs import MOST_RUNS
+
 ROOT = Path(__file__).resolve().parents[2]
 SLOPE_MIB_PER_HOUR = 40.0
 """Of the resident memory; judged when the daemon lived for ``JUDGED_S``, as caches fill up before."""
 JUDGED_S = 600.0
 GROWTH_MIB = 64.0
 """Of a shorter life."""
-MORE_FDS = 4
+MORE_FDS = 4 + 2 * MOST_RUNS
+"""Two stores map the files of the ledger, of which there are ever more up to a bound."""
 IDLE_S = 600.0
 READY_S = 300.0
 CONSULT_S = 60.0
