@@ -39,6 +39,11 @@ class Policy:
     keep_bytes: int
 
 
+SHARES = 10
+"""A gap between two versions counts for this part of ``keep_minutes`` at most: a clock set ahead takes no
+more away, and who publishes seldom keeps so many versions."""
+
+
 def choose(
     stored: Sequence[Stored],
     policy: Policy,
@@ -54,17 +59,12 @@ def choose(
         policy: what to keep.
         protected: never removed, whatever ``keep_bytes`` says.
         spared: removed for ``keep_bytes`` alone, and last of all.
-        now_s: UTC seconds. A clock that was set back keeps nothing longer: each version is at least as old as
-            those after it, and the newest was written no later than now.
+        now_s: UTC seconds.
     """
     ordered = sorted(stored, key=lambda item: item.version)
-    written_s = _written(ordered)
-    now_s = max([now_s, *written_s[-1:]])
-    young = {
-        item.version
-        for item, then_s in zip(ordered, written_s, strict=True)
-        if now_s - then_s < 60.0 * policy.keep_minutes
-    }
+    keep_s = 60.0 * policy.keep_minutes
+    ages_s = _ages_s([item.written_s for item in ordered], now_s=now_s, longest_gap_s=keep_s / SHARES)
+    young = {item.version for item, age_s in zip(ordered, ages_s, strict=True) if age_s < keep_s}
     last = (
         {item.version for item in ordered[len(ordered) - policy.keep_last :]} if policy.keep_last else set()
     )
@@ -86,10 +86,22 @@ def choose(
     return sorted(removed)
 
 
-def _written(ordered: Sequence[Stored]) -> list[float]:
-    """When each was written at the latest: before those after it, whatever the clock said."""
-    backwards = itertools.accumulate((item.written_s for item in reversed(ordered)), min)
-    return list(backwards)[::-1]
+def _ages_s(written_s: Sequence[float], *, now_s: float, longest_gap_s: float) -> list[float]:
+    """Seconds since each was written, added up from the gaps between them, whatever the clock was set to.
+
+    A gap counts for nothing where the clock went back, and for ``longest_gap_s`` at most where it went ahead,
+    or nothing was published for long.
+
+    Args:
+        written_s: of the versions, ascending.
+        now_s: UTC seconds; no earlier than the last of them, or that is now.
+        longest_gap_s: seconds.
+    """
+    if not written_s:
+        return []
+    gaps = (min(max(0.0, b - a), longest_gap_s) for a, b in itertools.pairwise(written_s))
+    newest = max(0.0, now_s - written_s[-1])
+    return list(itertools.accumulate(reversed(list(gaps)), initial=newest))[::-1]
 
 
 def measure(folder: Path, version: int) -> Stored | None:

@@ -55,6 +55,22 @@ def at(**written_s):
 
 
 def test_a_clock_that_was_set_back_keeps_nothing_longer():
-    assert chosen(at(v1=20_000.0, v2=21_000.0, v3=-700.0, v4=-100.0, v5=0.0)) == [1, 2, 3]
-    assert chosen(at(v1=20_000.0, v2=21_000.0, v3=-500.0, v4=0.0)) == []  # they may be as young as version 3
-    assert chosen(at(v1=20_000.0, v2=20_700.0, v3=21_200.0)) == [1]  # before anything is written after it
+    before = {f"v{i}": 20_000.0 + 10.0 * i for i in range(1, 51)}
+    after = {f"v{i}": 10.0 * (i - 100) for i in range(51, 101)}
+    assert chosen(at(**before, **after)) == list(range(1, 40))
+
+
+def test_a_clock_that_was_set_ahead_makes_no_version_old():
+    assert chosen(at(v1=-21_630.0, v2=-21_620.0, v3=-21_610.0, v4=0.0)) == []
+
+
+def test_a_clock_that_differs_from_the_file_systems_keeps_nothing_longer():
+    assert chosen(at(**{f"v{i}": 50_000.0 + 10.0 * i for i in range(1, 101)})) == list(range(1, 41))
+
+
+def test_what_is_published_seldom_is_kept_ten_times_at_most():
+    assert chosen(at(**{f"v{i}": 3600.0 * (i - 30) for i in range(1, 31)})) == list(range(1, 21))
+
+
+def test_all_of_it_is_old_when_nothing_came_for_long():
+    assert chosen(at(v1=-3630.0, v2=-3620.0, v3=-3600.0)) == [1, 2, 3]
