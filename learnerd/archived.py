@@ -1,5 +1,7 @@
 """Archived: the versions whose episodes the archive still has, for those who learn from them again."""
 
+from pathlib import Path
+
 import structlog
 
 from experience.archive_reader import ArchiveReader
@@ -29,4 +31,9 @@ def archived_versions(config: Config) -> list[int]:
 
 def archive_of(config: Config) -> ArchiveReader:
     """Return a reader of the archive as it is now."""
-    return ArchiveReader(Spool(config.paths.spool, writer=READER).archive_folder)
+    return ArchiveReader(archive_folder(config))
+
+
+def archive_folder(config: Config) -> Path:
+    """Return the archive's folder."""
+    return Spool(config.paths.spool, writer=READER).archive_folder

@@ -10,9 +10,8 @@ from itertools import chain
 
 import structlog
 
-from experience.archive_reader import ArchiveReader
 from experience.episode import Episode, EpisodeKey
-from experience.spool import Spool
+from learnerd.archived import archive_of
 from learnerd.config import Config
 from learnerd.learn import NO_PASSES, Passes, chunked, evenly
 from learnerd.replay_buffer import Archived, ReplayBuffer
@@ -52,7 +51,7 @@ class RecordedPasses:
 
     def __init__(self, config: Config) -> None:
         self._batch = config.batch
-        self._archive = ArchiveReader(Spool(config.paths.spool, writer="replay").archive_folder)
+        self._archive = archive_of(config)
         self._buffer = ReplayBuffer.of(config.batch)
 
     def take(self, version: int, episodes: Sequence[Episode], note: str) -> Passes:

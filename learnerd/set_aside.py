@@ -8,7 +8,7 @@ import structlog
 from experience.claims import Claim
 from experience.episode import Episode
 from experience.errors import Problem
-from experience.outcomes import Outcome, Outcomes
+from experience.outcomes import Outcome, Outcomes, Verdict
 from experience.spool import Spool
 from learnerd.clock import Clock
 
@@ -82,28 +82,25 @@ class SetAside:
         self._outcomes.fold({claim.id for claim in self._spool.resume()})
 
     def _refusal(self, claim: Claim, episode: Episode, problem: Problem) -> Outcome:
-        return Outcome(
-            key=_key(claim, episode),
-            verdict="refused",
-            reason=problem.reason,
-            name=claim.name,
-            field=problem.field,
-            value=problem.value,
-            accepted=problem.accepted,
-            client_id=episode.client_id,
-            at=self._clock.wall(),
-        )
+        key = _key(claim, episode)
+        return self._outcome(claim, problem, key=key, verdict="refused", client_id=episode.client_id)
 
     def _unreadable(self, claim: Claim, problem: Problem) -> Outcome:
+        key = f"{claim.id}/{'' if problem.index is None else problem.index}"
+        return self._outcome(claim, problem, key=key, verdict="quarantined", client_id="")
+
+    def _outcome(
+        self, claim: Claim, problem: Problem, *, key: str, verdict: Verdict, client_id: str
+    ) -> Outcome:
         return Outcome(
-            key=f"{claim.id}/{'' if problem.index is None else problem.index}",
-            verdict="quarantined",
+            key=key,
+            verdict=verdict,
             reason=problem.reason,
             name=claim.name,
             field=problem.field,
             value=problem.value,
             accepted=problem.accepted,
-            client_id="",
+            client_id=client_id,
             at=self._clock.wall(),
         )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from experience.spool import Spool
+from learnerd.archived import archive_folder
 from learnerd.config import Config
 from learnerd.errors import NotRebuilt
 from learnerd.made_on import differences
@@ -76,8 +76,7 @@ def plan_of(config: Config, *, first: int | None = None, last: int | None = None
     head = CheckpointStore(config.paths.state).head()
     if head is None:
         return Plan(versions=(), judged_from=0, out_of_reach=(), last_use={})
-    archive = Spool(config.paths.spool, writer="replay").archive_folder
-    return Planner(config.paths.state, archive, head).plan(first, last)
+    return Planner(config.paths.state, archive_folder(config), head).plan(first, last)
 
 
 def verify(config: Config, plan: Plan) -> Iterator[Judged]:
@@ -101,8 +100,7 @@ class _Verifier:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._recorded = RecordedVersions(config.paths.state)
-        archive = Spool(config.paths.spool, writer="replay").archive_folder
-        self._rows = LearnedRows(archive, self._recorded)
+        self._rows = LearnedRows(archive_folder(config), self._recorded)
         self._rebuilder = Rebuilder(config, self._recorded, self._rows)
         self._inexact: dict[int, bool] = {}  # those that others are made from; whether by the machine alone
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class LearnedRows:
         self._folder = archive
         self._reader = ArchiveReader(archive)
         self._recorded = recorded
-        self._kept: OrderedDict[int, list[Episode]] = OrderedDict()
+        self._kept: OrderedDict[int, dict[EpisodeKey, Episode]] = OrderedDict()
         self._bytes = 0
 
     def of(self, manifest: Mapping[str, Any]) -> list[Episode]:
@@ -42,15 +43,13 @@ class LearnedRows:
             NotRebuilt: some are not there, or are not those that were learned; names the file.
         """
         version: int = manifest["version"]
-        rows = {(episode.key, episode.row_sha256[:CUT_DIGITS]): episode for episode in self._read(version)}
-        wanted = [(EpisodeKey(*key), row) for *key, row in manifest["keys"]]
-        wrong = [key for key, row in wanted if (key, row) not in rows]
+        rows, wanted = self._read(version), _sha256_of(manifest)
+        wrong = [key for key, cut in wanted.items() if key not in rows or _cut(rows[key]) != cut]
         if wrong:
-            there = {key for key, _ in rows}
-            what = "altered since they were learned, in" if there.issuperset(wrong) else "missing in"
+            what = "altered since they were learned, in" if rows.keys() >= set(wrong) else "missing in"
             reason = f"{_some(wrong)} of {len(wanted)}: {what} {self._where(version)}"
             raise NotRebuilt(reason, by_retention=self.are_removed(version))
-        return [rows[one] for one in wanted]
+        return [rows[key] for key in wanted]
 
     def are_removed(self, version: int) -> bool:
         """Whether the archive's retention has taken a version's rows by now: it begins after them."""
@@ -63,40 +62,48 @@ class LearnedRows:
         episodes = self.of(manifest)
         if sum(sizes) != len(episodes):
             raise NotRebuilt(f"its updates count {sum(sizes)} episodes, its ledger {len(episodes)}")
-        return [[episodes.pop(0) for _ in range(size)] for size in sizes]
+        rest = iter(episodes)
+        return [list(islice(rest, size)) for size in sizes]
 
     def passes(self, manifest: Mapping[str, Any]) -> Passes:
         """What the version learned again; raises as ``of``."""
-        replayed = [update.get("replayed", ()) for update in manifest["record"]["updates"]]
+        replayed = [
+            [(int(number), EpisodeKey(*key)) for number, *key in update.get("replayed", ())]
+            for update in manifest["record"]["updates"]
+        ]
+        numbers = {number for places in replayed for number, _ in places}
+        wanted = {number: self._wanted(number) for number in numbers}
         return Passes(
-            replayed=tuple(tuple(map(self._archived, places)) for places in replayed),
+            replayed=tuple(
+                tuple(self._archived(number, key, wanted[number]) for number, key in places)
+                for places in replayed
+            ),
             earned=int(manifest["delta_counters"].get(EARNED, 0)),
         )
 
-    def _archived(self, place: Sequence[Any]) -> Archived:
-        version, key = int(place[0]), EpisodeKey(*place[1:])
-        found = next((episode for episode in self._read(version) if episode.key == key), None)
+    def _archived(self, version: int, key: EpisodeKey, wanted: Mapping[EpisodeKey, str]) -> Archived:
+        found = self._read(version).get(key)
         if found is None:
             reason = f"{_some([key])}, learned again: missing in {self._where(version)}"
             raise NotRebuilt(reason, by_retention=self.are_removed(version))
-        wanted = self._wanted(version, key)
-        if wanted is not None and found.row_sha256[:CUT_DIGITS] != wanted:
+        if wanted.get(key, _cut(found)) != _cut(found):
             raise NotRebuilt(f"{_some([key])}, learned again: altered in {self._where(version)}")
         return Archived(version=version, episode=found)
 
-    def _wanted(self, version: int, key: EpisodeKey) -> str | None:
+    def _wanted(self, version: int) -> dict[EpisodeKey, str]:
+        """What the episodes of a version must be; nothing when nothing is recorded of it any more."""
         try:
-            keys = self._recorded.manifest(version)["keys"]
+            return _sha256_of(self._recorded.manifest(version))
         except StoreError:
-            return None
-        return next((str(row) for *parts, row in keys if EpisodeKey(*parts) == key), None)
+            return {}
 
-    def _read(self, version: int) -> list[Episode]:
+    def _read(self, version: int) -> dict[EpisodeKey, Episode]:
         if version not in self._kept:
             try:
-                self._kept[version] = self._reader.episodes(version)
+                episodes = self._reader.episodes(version)
             except (ShardDamaged, FileNotFoundError) as error:
                 raise NotRebuilt(str(error)) from error
+            self._kept[version] = {episode.key: episode for episode in episodes}
             self._bytes += _bytes(self._kept[version])
         self._kept.move_to_end(version)
         while self._bytes > MOST_BYTES and len(self._kept) > 1:
@@ -118,5 +125,14 @@ def _some(keys: Sequence[EpisodeKey]) -> str:
     return first if len(keys) == 1 else f"{first} and {len(keys) - 1} more"
 
 
-def _bytes(episodes: Sequence[Episode]) -> int:
-    return sum(map(size_bytes, episodes))
+def _sha256_of(manifest: Mapping[str, Any]) -> dict[EpisodeKey, str]:
+    """What the rows of a version must hash to, cut, in the order of learning."""
+    return {EpisodeKey(*key): cut for *key, cut in manifest["keys"]}
+
+
+def _cut(episode: Episode) -> str:
+    return episode.row_sha256[:CUT_DIGITS]
+
+
+def _bytes(rows: Mapping[EpisodeKey, Episode]) -> int:
+    return sum(map(size_bytes, rows.values()))

@@ -6,11 +6,10 @@ While the version is there its ledger tells; later its record names the episodes
 from collections.abc import Mapping
 from typing import Any
 
-from experience.archive_reader import ArchiveReader
 from experience.collate import usable_steps
 from experience.episode import Episode, EpisodeKey
 from experience.errors import ShardDamaged
-from experience.spool import Spool
+from learnerd.archived import archive_of
 from learnerd.config import Config
 from policies.checkpoint import LedgerEntry
 from policies.errors import StoreError
@@ -32,13 +31,12 @@ def episodes_of(config: Config, manifest: Mapping[str, Any]) -> list[Row]:
         new = [_of_entry(entry) for entry in CheckpointStore(config.paths.state).episodes(version)]
     except StoreError:
         new = _of_record(config, manifest)
-    rows: list[Row] = []
-    for i, update in enumerate(manifest["record"].get("updates") or [{}]):
-        rows += [row for row in new if row["update"] == i]
-        rows += [
-            _row(EpisodeKey(*place[1:]), update=i, again=place[0]) for place in update.get("replayed", ())
-        ]
-    return rows + [row for row in new if row not in rows]
+    again = [
+        _row(EpisodeKey(*place[1:]), update=i, again=place[0])
+        for i, update in enumerate(manifest["record"].get("updates", ()))
+        for place in update.get("replayed", ())
+    ]
+    return sorted(new + again, key=lambda row: row["update"])
 
 
 def _of_entry(entry: LedgerEntry) -> Row:
@@ -79,9 +77,8 @@ def _of_record(config: Config, manifest: Mapping[str, Any]) -> list[Row]:
 
 
 def _archived(config: Config, version: int) -> dict[tuple[EpisodeKey, str], Episode]:
-    reader = ArchiveReader(Spool(config.paths.spool).archive_folder)
     try:
-        found = reader.episodes(version)
+        found = archive_of(config).episodes(version)
     except (ShardDamaged, FileNotFoundError):
         found = []
     return {(episode.key, episode.row_sha256[:CUT_DIGITS]): episode for episode in found}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from experience.errors import ShardDamaged
-from experience.spool import Spool
 from learnerd import versions
 from learnerd.config import Config
 from learnerd.version_origin import origin
@@ -102,10 +101,10 @@ def _ledger_facts(entries: Sequence[LedgerEntry]) -> list[tuple[str, Any]]:
 
 def _shards(config: Config, version: int) -> str:
     """Where the rows that a version learned from are."""
-    from experience.archive_reader import ArchiveReader  # noqa: PLC0415 - loads pyarrow
+    from learnerd.archived import archive_of  # noqa: PLC0415 - loads pyarrow
 
     try:
-        places = ArchiveReader(Spool(config.paths.spool).archive_folder).places(version)
+        places = archive_of(config).places(version)
     except ShardDamaged as error:
         return f"damaged: {error}"
     return (

@@ -10,7 +10,7 @@ import torch
 from experience.archive_reader import ArchiveReader
 from experience.collate import usable_steps
 from experience.episode import Episode
-from experience.spool import Spool
+from learnerd.archived import archive_of
 from learnerd.behavior import BehaviorCache
 from learnerd.device import choose_device
 from learnerd.errors import LearnerdError
@@ -28,8 +28,6 @@ from policies.evaluation.logged import Logged, PolicyTarget
 from policies.initial import initial_checkpoint
 from policies.merge import apply
 from policies.store import CheckpointStore
-
-READER = "replay"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ def walk(task: Task, *, on_part: Callable[[], None] = lambda: None) -> Walked:
     """
     torch.set_num_threads(1)
     pupil = Pupil(task)
-    archive = ArchiveReader(Spool(task.config.paths.spool, writer=READER).archive_folder)
+    archive = archive_of(task.config)
     judged = []
     for position, part in enumerate(task.parts):
         batches = read(archive, part)
