@@ -1,5 +1,6 @@
 """Records of pruned versions: durable before the version goes, bounded, read beside writers, checked."""
 
+import errno
 import random
 import sqlite3
 import subprocess
@@ -219,4 +220,22 @@ def test_what_is_too_large_costs_no_other_record(tmp_path, monkeypatch):
         patch.setattr(Records, "_insert", too_big)
         with pytest.raises(OSError, match="too big"):
             records.keep([Record(version=2, manifest=b"m")])
+    assert records.versions() == [1]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    records = Records(tmp_path)
+    records.keep([Record(version=1, manifest=b"m")])
+    connect = sqlite3.connect
+
+    def on_a_full_disk(*args, **options):
+        database = connect(*args, **options)
+        database.execute("PRAGMA max_page_count = 2")
+        return database
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", on_a_full_disk)
+        with pytest.raises(OSError, match="full") as caught:
+            records.keep([Record(version=2, manifest=b"m", delta=b"d" * 100_000)])
+    assert caught.value.errno == errno.ENOSPC
     assert records.versions() == [1]

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from policies.retention import Policy, Stored, choose, measure
@@ -42,8 +44,10 @@ def test_a_version_from_the_future_is_young():
 def test_measure_adds_up_files_and_sees_what_is_gone(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "manifest.json").write_bytes(b"123")
+    os.utime(tmp_path / "manifest.json", (7.0, 9.0))
     assert measure(tmp_path, 7).size_bytes == 8
     assert measure(tmp_path, 7).version == 7
+    assert measure(tmp_path, 7).written_s == 9.0
     assert measure(tmp_path / "gone", 7) is None
 
 
