@@ -205,7 +205,7 @@ class RewardJoin:
             self.poll()
 
     def poll(self) -> list[Path]:
-        """Give up on what is overdue and deposit what is complete; every other method does so, too.
+        """Give up on what is overdue and deposit what is complete; ``reward`` and ``end`` do so, too.
 
         Call it from time to time when nothing else is called.
 

@@ -92,6 +92,30 @@ def test_what_never_arrives_is_counted_in_the_file_too(make, tmp_path, clock):
     assert join.counts == {"decisions": 3, "joined": 1, "missing": 2, "unmatched": 1, "episodes": 1}
 
 
+def test_an_episode_that_waits_for_nothing_is_deposited_at_its_end(make, tmp_path):
+    join = make()
+    decide(join, "a")
+    join.reward("a", 1.0)
+    join.end(None, terminated=True)
+    assert [episode.reward.tolist() for episode in deposited(tmp_path)] == [[1.0]]
+
+
+def test_the_id_of_an_overdue_decision_may_be_used_again(make, tmp_path, clock):
+    join = make()
+    decide(join, "order-1")
+    clock.now += 61.0
+    decide(join, "order-1")
+    join.end(None, terminated=True)
+    join.reward("order-1", 2.0)
+    assert [episode.reward.tolist() for episode in deposited(tmp_path)] == [[0.0, 2.0]]
+    assert join.counts["missing"] == 1
+
+
+def test_wrong_options_are_told_before_the_first_decision(make):
+    with pytest.raises(ValueError, match="client_id"):
+        make(client_id="b" * 1000)
+
+
 def test_an_episode_can_be_dropped_for_a_missing_reward(make, tmp_path, clock):
     join = make(missing=None)
     for name in ("kept", "dropped"):
@@ -317,6 +341,17 @@ def test_several_threads_may_reward(make):
         thread.join()
     assert join.waiting == 0
     assert join.counts["joined"] == 200
+
+
+def test_a_journal_forgets_what_was_deposited(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(join_module, "COMPACT_BYTES", 5_000)
+    join = make(journal=tmp_path / "j")
+    for _ in range(100):
+        decide(join, "a")
+        join.end(None, terminated=True)
+        join.reward("a", 1.0)
+    assert join.counts["episodes"] == 100
+    assert (tmp_path / "j").stat().st_size < 10_000
 
 
 @pytest.mark.parametrize("half", [True, False])
