@@ -39,6 +39,16 @@ def test_narrow_observations_are_filled_with_zeros(make_episode):
     assert (batch.obs[3:, 2:] != 0).all()
 
 
+def test_images_stay_bytes_and_numbers_become_float32(make_episode):
+    image = make_episode(obs=np.arange(16, dtype=np.uint8).reshape(4, 2, 2), terminated=False, truncated=True)
+    batch = collate([image], observation_shape=(2, 2))
+    assert batch.obs.dtype == batch.final_obs.dtype == np.uint8
+    assert batch.final_obs[0].tolist() == [[12, 13], [14, 15]]
+    numbers = make_episode(obs=np.arange(16.0).reshape(4, 4), terminated=False, truncated=True)
+    batch = collate([numbers], observation_shape=(4,))
+    assert batch.obs.dtype == batch.final_obs.dtype == np.float32
+
+
 def test_missing_log_probabilities_are_nan_and_missing_masks_allow_all(make_episode):
     mask = np.array([[True, True], [True, True], [True, True]])
     batch = collate([make_episode("a", logp=None), make_episode("b", mask=mask)], observation_shape=(4,))

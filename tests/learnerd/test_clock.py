@@ -102,3 +102,15 @@ def test_while_aging_stands_still_a_step_is_not_forgotten(clock, times, tmp_path
     times.pass_(3601.0)
     for each in (clock, later):
         assert each.allowance_s == 0.0
+
+
+def test_to_stop_aging_or_to_go_on_a_second_time_changes_nothing(clock, times):
+    clock.stop_aging(stopped=False)
+    begun = clock.aging()
+    for _ in range(3):
+        clock.stop_aging(stopped=True)
+        times.pass_(10.0)
+    clock.stop_aging(stopped=False)
+    times.pass_(5.0)
+    clock.stop_aging(stopped=False)
+    assert clock.aging() - begun == pytest.approx(5.0)
