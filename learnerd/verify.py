@@ -4,6 +4,7 @@ On the same machine with the same libraries a rebuilt version is equal to the bi
 may differ; there, versions whose weights are still kept are compared with a tolerance.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from experience.archive_folder import first_version
 from learnerd.archived import archive_folder
 from learnerd.config import Config
 from learnerd.errors import NotRebuilt
@@ -77,6 +79,26 @@ def plan_of(config: Config, *, first: int | None = None, last: int | None = None
     if head is None:
         return Plan(versions=(), judged_from=0, out_of_reach=(), last_use={})
     return Planner(config.paths.state, archive_folder(config), head).plan(first, last)
+
+
+def missing_archive(config: Config, plan: Plan) -> str:
+    """Say that the archive has no shard at all, where a plan needs one; "" when it has, or needs none."""
+    archive = archive_folder(config)
+    if first_version(archive) is not None or not _needs_rows(config, plan):
+        return ""
+    if not archive.is_dir():
+        return f"the archive {archive} is not there; is its disk mounted?"
+    return f"the archive {archive} is empty: its disk is not mounted, or its shards were removed"
+
+
+def _needs_rows(config: Config, plan: Plan) -> bool:
+    """Whether a version of the plan was learned from rows of the archive."""
+    recorded = RecordedVersions(config.paths.state)
+    for version in plan.versions:
+        with contextlib.suppress(StoreError):
+            if is_from_rows(recorded.manifest(version)):
+                return True
+    return False
 
 
 def verify(config: Config, plan: Plan) -> Iterator[Judged]:

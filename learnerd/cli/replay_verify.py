@@ -14,7 +14,7 @@ from learnerd.cli.progress import with_progress
 from learnerd.cli.versions.options import ranges
 from learnerd.config import Config
 from learnerd.exit_codes import ExitCode
-from learnerd.verify import ATOL, FAILED, RTOL, Judged, Outcome, plan_of, verify
+from learnerd.verify import ATOL, FAILED, RTOL, Judged, Outcome, missing_archive, plan_of, verify
 from learnerd.verify_plan import Plan
 
 WORDS: dict[Outcome, str] = {
@@ -32,6 +32,9 @@ def run_verify(config: Config, *, first: int | None, last: int | None, as_json: 
     plan = plan_of(config, first=first, last=last)
     if not plan.judged:
         typer.echo(f"nothing to verify: {_nothing(config, plan, first, last)}", err=True)
+        return ExitCode.NOTHING_TO_DO
+    if missing := missing_archive(config, plan):
+        typer.echo(f"nothing to verify: {missing}", err=True)
         return ExitCode.NOTHING_TO_DO
     rows = verify(config, plan)
     found = list(with_progress(rows, len(plan.judged), doing="verifying", of="versions"))

@@ -442,6 +442,22 @@ def test_nothing_to_verify(site, in_process):
     assert "nothing to verify: no version" in in_process(site.folder, "replay", "--verify", code=9).err
 
 
+def test_an_archive_that_is_empty_or_not_there_is_told(history, in_process):
+    site = history
+    archive = reader(site)._root
+    shutil.rmtree(archive)
+    told = in_process(site.folder, "replay", "--verify", code=9)
+    assert f"nothing to verify: the archive {archive} is not there" in told.err
+    assert told.out == ""
+    archive.mkdir()
+    told = in_process(site.folder, "replay", "--verify", "--from", "8", code=9).err
+    assert f"nothing to verify: the archive {archive} is empty" in told
+    found = json.loads(
+        in_process(site.folder, "replay", "--verify", "--from", "10", "--to", "10", "--json").out
+    )
+    assert found["counts"] == {"same": 1}  # saved by an online learner: no row is needed
+
+
 @pytest.mark.slow
 def test_a_daemon_that_publishes_and_prunes_meanwhile(site, drop):
     site.configure(CONFIG.replace("chunk_episodes = 4", "min_episodes = 1\nmax_wait_s = 0.05"))
