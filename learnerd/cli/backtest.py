@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, check_folder_of, print_json, read_config
 from learnerd.config import Config
 from learnerd.errors import LearnerdError
 from learnerd.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from learnerd.backtest import Ledger, Row
+
+REWARD = "reward"
+"""The unit of those who name none."""
 
 PerOption = Annotated[
     Literal["version", "day", "week"], typer.Option("--per", help="Groups; days and weeks in UTC.")
@@ -49,7 +52,7 @@ def command(
     cost: CostOption = 0.0,
     cost_bps: BpsOption = 0.0,
     steps_per_year: YearOption = None,
-    unit: UnitOption = "reward",
+    unit: UnitOption = REWARD,
     client: ClientOption = "",
     png: PngOption = None,
     as_json: JsonOption = False,
@@ -61,7 +64,8 @@ def command(
     damaged.
     """
     if steps_per_year is not None and not steps_per_year > 0:
-        raise LearnerdError(f"--steps-per-year {steps_per_year:g}: accepted: a number > 0")
+        raise typer.BadParameter(f"--steps-per-year {steps_per_year:g}; accepted: a number > 0")
+    check_folder_of(png, "--png")
     settings, positions = read_config(ctx, config), _positions(position)
     from learnerd.backtest import ledger, rows  # noqa: PLC0415 - loads NumPy
 
@@ -102,7 +106,8 @@ def _positions(text: str) -> dict[int, float] | None:
         pairs = [part.split("=") for part in text.split(",")]
         return {int(action): float(position) for action, position in pairs}
     except ValueError:
-        raise LearnerdError(f'--position {text}: accepted: action, or pairs such as "0=-1,1=1"') from None
+        accepted = 'action, or pairs such as "0=-1,1=1"'
+        raise typer.BadParameter(f"--position {text}; accepted: {accepted}") from None
 
 
 def _plot(png: Path, found: "Ledger", unit: str) -> None:
@@ -129,4 +134,5 @@ def _print_table(found: "list[Row]", *, per: str, unit: str, steps_per_year: flo
         table.add_row(row.group, str(row.steps), *money, ratio, *rest)
     Console(highlight=False, emoji=False).print(table)
     yearly = "per step" if steps_per_year is None else f"a year of {steps_per_year:g} steps"
-    typer.echo(f"money in {unit}; profit after costs; Sharpe ratio {yearly}")
+    in_what = "the rewards' unit" if unit == REWARD else unit
+    typer.echo(f"money in {in_what}; profit after costs; Sharpe ratio {yearly}")

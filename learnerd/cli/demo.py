@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from learnerd.cli.options import check_folder_of, empty_folder
 from learnerd.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def command(
     Exit code 0 when it got there, 1 when time was up, 130 when it was interrupted.
     """
     _require_extras()
-    if plot is not None and not plot.parent.is_dir():
-        raise typer.BadParameter(f"--plot {plot}: there is no folder {plot.parent}")
+    check_folder_of(plot, "--plot")
     from learnerd.demo.progress import progress_on  # noqa: PLC0415 - not needed for --help
     from learnerd.demo.supervisor import DemoSettings, run_demo  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def _scratch(folder: Path | None, *, keep: bool) -> Iterator[_Scratch]:
     if folder is None:
         scratch = _Scratch(Path(tempfile.mkdtemp(prefix="learnerd-demo-")), keep)
     else:
-        scratch = _Scratch(_empty(folder), keep=True)
+        scratch = _Scratch(empty_folder(folder, "--dir"), keep=True)
     try:
         yield scratch
     except Exception:
@@ -102,17 +102,6 @@ def _scratch(folder: Path | None, *, keep: bool) -> Iterator[_Scratch]:
         raise
     if not scratch.keep:
         shutil.rmtree(scratch.folder, ignore_errors=True)
-
-
-def _empty(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        empty = not any(folder.iterdir())
-    except OSError as error:
-        raise typer.BadParameter(f"--dir {folder}: {error.strerror}") from error
-    if not empty:
-        raise typer.BadParameter(f"--dir {folder} is not empty; a new or an empty folder is accepted")
-    return folder.resolve()
 
 
 def _draw(plot: Path | None, outcome: "DemoOutcome", settings: "DemoSettings") -> Path:

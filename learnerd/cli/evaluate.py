@@ -6,7 +6,6 @@ import typer
 
 from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
 from learnerd.config import Config
-from learnerd.errors import LearnerdError
 from learnerd.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -62,8 +61,11 @@ def command(
     settings = read_config(ctx, config)
     from learnerd.evaluating import Request, evaluate_versions  # noqa: PLC0415 - loads NumPy
     from policies.errors import NotEvaluable  # noqa: PLC0415
+    from policies.evaluation import ESTIMATORS  # noqa: PLC0415
     from policies.evaluation.bootstrap import Bootstrap  # noqa: PLC0415
 
+    if method not in ESTIMATORS:
+        raise typer.BadParameter(f"--method {method}; accepted: {', '.join(ESTIMATORS)}")
     try:
         request = Request(
             versions=tuple(versions or ()),
@@ -76,7 +78,7 @@ def command(
             bootstrap=Bootstrap(level=level),
         )
     except NotEvaluable as error:
-        raise LearnerdError(str(error)) from error
+        raise typer.BadParameter(f"--{error}") from None
     found = evaluate_versions(settings, request)
     if found is None:
         typer.echo("nothing to evaluate: no version or no archived episode yet", err=True)
@@ -96,10 +98,11 @@ def _version(text: str, settings: Config) -> int | None:
 
         acting = current(settings.paths.state)
         if acting is None:
-            raise LearnerdError("--against live: no version acts yet; accepted: a version's number")
+            typer.echo("nothing to evaluate: --against live, and no version acts yet", err=True)
+            raise typer.Exit(ExitCode.NOTHING_TO_DO)
         return acting
     if not text.isdecimal() or int(text) < 1:
-        raise LearnerdError(f"--against {text}: accepted: live, or a version's number")
+        raise typer.BadParameter(f"--against {text}; accepted: live, or a version's number")
     return int(text)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from learnerd import datasets
 from learnerd.cli.export_episodes import export_episodes
-from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, check_folder_of, print_json, read_config
 from learnerd.cli.versions.options import refuse
 from learnerd.exit_codes import ExitCode
 from learnerd.export import FORMATS
@@ -56,13 +56,14 @@ def command(
     if chosen in datasets.FORMATS:
         if out is None:
             raise typer.BadParameter(f"--format {chosen} without --out: name a file, or a Minari dataset")
+        if chosen != "minari":
+            check_folder_of(out, "--out")
         archive = settings.paths.spool / "archive"
         export_episodes(archive, chosen, str(out), version=version, lossy=lossy, as_json=as_json)
         return
     source = _read(settings.paths.state, version)
     target = Path(f"policy-{source.version:08d}{_suffix(chosen)}") if out is None else out
-    if not target.absolute().parent.is_dir():
-        raise typer.BadParameter(f"--out {target}: there is no folder {target.parent}; make it first")
+    check_folder_of(target, "--out")
     exported, origin = _encode(settings, chosen, source, lossy=lossy)
     from experience.durable import write_atomic  # noqa: PLC0415 - loads NumPy
 

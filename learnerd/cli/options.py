@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -37,6 +37,34 @@ def read_config(ctx: typer.Context, path: Path | None) -> Config:
     return load_config(path or ctx.find_root().obj, os.environ)
 
 
+def check_folder_of(file: Path | None, option: str) -> None:
+    """Have a file that is to be written refused before the work, when there is no folder for it.
+
+    Raises:
+        typer.BadParameter: exit code 2.
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{option} {file}: there is no folder {file.parent}; make it first")
+    if file is not None and file.is_dir():
+        raise typer.BadParameter(f"{option} {file} is a folder; the name of a file is accepted")
+
+
+def empty_folder(folder: Path, option: str) -> Path:
+    """Make a folder, if need be, that must be empty; its whole path.
+
+    Raises:
+        typer.BadParameter: exit code 2.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise typer.BadParameter(f"{option} {folder}: {error.strerror}") from error
+    if not empty:
+        raise typer.BadParameter(f"{option} {folder} is not empty; a new or an empty folder is accepted")
+    return folder.resolve()
+
+
 def print_json(document: Any) -> None:
     """One document on standard output."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
@@ -46,8 +74,12 @@ def print_table(table: "Table") -> None:
     """A table; a row is one line where the output is no terminal."""
     from rich.console import Console  # noqa: PLC0415 - not needed for --json
 
-    width = None if sys.stdout.isatty() else WIDE
-    Console(highlight=False, emoji=False, width=width).print(table)
+    Console(highlight=False, emoji=False, width=width_of(sys.stdout)).print(table)
+
+
+def width_of(stream: TextIO) -> int | None:
+    """Characters of a line of a table: None, as many as the terminal has; a row is one line elsewhere."""
+    return None if stream.isatty() else WIDE
 
 
 def ago(seconds: float | None) -> str:

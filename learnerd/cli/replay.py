@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learnerd.cli import what_if
-from learnerd.cli.options import ConfigOption, JsonOption, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, empty_folder, read_config
 from learnerd.cli.progress import with_progress
 from learnerd.config import Config
 from learnerd.exit_codes import ExitCode
@@ -65,8 +65,6 @@ def command(
     settings = read_config(ctx, config)
     pin_threads(settings, recorded=recorded_threads(settings.paths.state) if verify else None)
     if verify:
-        if into is not None:
-            raise typer.BadParameter("--verify writes no store", param_hint="--into")
         from learnerd.cli.replay_verify import run_verify  # noqa: PLC0415 - loads torch
 
         raise typer.Exit(run_verify(settings, first=first, last=last, as_json=as_json))
@@ -84,7 +82,7 @@ def _replay(settings: Config, into: Path | None, *, as_json: bool) -> None:
     if not versions:
         typer.echo(f"nothing to replay: no shard in {settings.paths.spool / 'archive'}", err=True)
         raise typer.Exit(ExitCode.NOTHING_TO_DO)
-    scratch, remove = scratch_folder(into)
+    scratch, remove = scratch_folder(None if into is None else empty_folder(into, "--into"))
     try:
         rows = list(with_progress(replay(settings, versions, scratch=scratch), len(versions)))
     finally:

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from learnerd.cli.options import ConfigOption, read_config
+from learnerd.cli.options import ConfigOption, check_folder_of, read_config
 from learnerd.durations import seconds_of
+from learnerd.versions import numbers
 
 FILE_NAME = "learnerd-report.html"
 
@@ -32,15 +33,20 @@ def command(
 ) -> None:
     """Write a self-contained HTML report; needs no running daemon."""
     begin = 0.0 if since is None else moment_of(since, now=time.time())
+    to_file = str(out) != "-"
+    if to_file:
+        check_folder_of(out, "--out")
     settings = read_config(ctx, config)
     from learnerd.report.page import report  # noqa: PLC0415 - loads NumPy
 
     text = report(settings, since=begin, version=version)
-    if str(out) == "-":
+    if to_file:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {out}")
+    else:
         sys.stdout.write(text)
-        return
-    out.write_text(text, encoding="utf-8")
-    typer.echo(f"wrote {out}")
+    if version is not None and version not in numbers(settings.paths.state):
+        typer.echo(f"version {version} was pruned, or never published: little is known of it", err=True)
 
 
 def moment_of(text: str, *, now: float) -> float:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from learnerd.cli.options import print_json
+from learnerd.cli.options import check_folder_of, print_json, width_of
 from learnerd.cli.progress import progress
 from learnerd.config import Config
 from learnerd.errors import LearnerdError
@@ -93,6 +93,7 @@ def what_if(config: Config, options: Options, *, as_json: bool) -> None:
     """
     if options.tune and options.plot:
         raise typer.BadParameter("it goes with --set alone, not with --tune", param_hint="--plot")
+    check_folder_of(options.plot, "--plot")
     from learnerd.walkforward.settings import NotASetting, parse  # noqa: PLC0415
 
     try:
@@ -125,7 +126,7 @@ def _history(config: Config, options: Options) -> "History":
 
     method = options.method or DEFAULT
     if method not in ESTIMATORS:
-        raise LearnerdError(f"method: {method}; accepted: {', '.join(ESTIMATORS)}")
+        raise typer.BadParameter(f"{method}; accepted: {', '.join(ESTIMATORS)}", param_hint="--method")
     configure(level="warning")
     request = Request(seeds=options.seeds or 3, parts=options.parts or 8, method=method)
     history = history_of(config, request)
@@ -265,7 +266,8 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, to: An
 
     table = Table(box=None, pad_edge=False)
     for i, title in enumerate(titles):
-        table.add_column(title, justify="right" if i and title != "verdict" else "left", no_wrap=i > 0)
+        justify: Literal["left", "right"] = "right" if i and title != "verdict" else "left"
+        table.add_column(title, justify=justify, no_wrap=i > 0, overflow="ellipsis" if i else "fold")
     for row in rows:
         table.add_row(*row)
-    Console(file=to, highlight=False, emoji=False, markup=False).print(table)
+    Console(file=to, highlight=False, emoji=False, markup=False, width=width_of(to)).print(table)

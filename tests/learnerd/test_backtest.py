@@ -173,12 +173,14 @@ def test_the_command(archive, backtest):
     text = backtest("--per", "week", "--unit", "pips", "--steps-per-year", "252").out
     assert "2023-W47" in text
     assert "money in pips; profit after costs; Sharpe ratio a year of 252 steps" in text
+    assert "money in the rewards' unit; profit after costs" in backtest().out
 
 
 def test_bad_options_are_named(archive, backtest):
-    bad = backtest("--position", "x", code=1).err
+    bad = backtest("--position", "x", code=2).err
     assert 'accepted: action, or pairs such as "0=-1,1=1"' in bad
-    assert "accepted: a number > 0" in backtest("--steps-per-year", "0", code=1).err
+    assert "accepted: a number > 0" in backtest("--steps-per-year", "0", code=2).err
+    assert "there is no folder nowhere" in backtest("--png", "nowhere/out.png", code=2).err
     assert "no archived episode" in backtest("--client", "nobody", code=9).err
     (archive / "spool/archive/2023-11-20/00000002.parquet").write_bytes(b"torn")
     assert "00000002.parquet" in backtest(code=1).err

@@ -126,9 +126,9 @@ def test_a_log_without_probabilities_is_refused(site, evaluate):
 def test_bad_questions_are_named(site, evaluate, tmp_path):
     (tmp_path / "config.toml").write_text("")
     assert "no version or no archived episode" in evaluate(code=9).err
-    assert "no version acts yet" in evaluate("--against", "live", code=1).err
+    assert "no version acts yet" in evaluate("--against", "live", code=9).err
     site()
     assert "version: 9 is not there, or damaged; accepted: one of" in evaluate("9", code=1).err
-    assert "method: guess; accepted: cwpdis, wis" in evaluate("--method", "guess", code=1).err
-    assert "level: 1.5; accepted: between 0 and 1" in evaluate("--level", "1.5", code=1).err
-    assert "--against x: accepted: live, or" in evaluate("--against", "x", code=1).err
+    assert "--method guess; accepted: cwpdis, wis" in evaluate("--method", "guess", code=2).err
+    assert "--level: 1.5; accepted: between 0 and 1" in evaluate("--level", "1.5", code=2).err
+    assert "--against x; accepted: live, or" in evaluate("--against", "x", code=2).err

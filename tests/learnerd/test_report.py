@@ -54,11 +54,13 @@ def test_a_report_of_nothing_of_a_pruned_version_and_of_a_damaged_history(site):
     assert "no version yet" in result.stdout
     site.state.mkdir()
     (site.state / "history.sqlite").write_bytes(b"damaged" * 999)
-    text = site.learnerd("report", "--out", "-", "--version", "7").stdout
+    told = site.learnerd("report", "--out", "-", "--version", "7")
+    text = told.stdout
+    assert "version 7 was pruned, or never published" in told.stderr
     assert "pruned, or never published" in text
     assert "the history cannot be read" in text
     assert site.learnerd("report", "--since", "soon").returncode == 2
-    assert site.learnerd("report", "--out", "nowhere/r.html").returncode == 1
+    assert site.learnerd("report", "--out", "nowhere/r.html").returncode == 2
 
 
 @pytest.mark.parametrize(

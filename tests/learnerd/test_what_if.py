@@ -234,9 +234,14 @@ def test_the_command_line_says_what_it_cannot_do(past, what_if, tmp_path):
     assert "nothing differs" in what_if("--set", "learner.learning_rate=0.003", code=2).err
     assert "it goes with --set or --tune" in what_if("--parts", "4", code=2).err
     assert "there is no store" in what_if("--set", "learner.epochs=1", "--into", "x", code=2).err
+    wanted = ("--set", "learner.epochs=1", "--plot", "nowhere/x.png")
+    assert "there is no folder nowhere" in what_if(*wanted, code=2).err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    assert "--into full is not empty" in what_if("--into", "full", code=2).err
     assert "goes without --set" in what_if("--set", "learner.epochs=1", "--verify", code=2).err
     assert "learning_rate is 0; accepted" in what_if("--set", "learner.learning_rate=0", code=6).err
-    assert "method: guess; accepted: cwpdis" in what_if("--tune", "2", "--method", "guess", code=1).err
+    assert "--method: guess; accepted: cwpdis" in what_if("--tune", "2", "--method", "guess", code=2).err
 
 
 def test_without_a_usable_archive_it_says_so(past, what_if, tmp_path):
@@ -302,6 +307,12 @@ def test_the_table(past, what_if, monkeypatch):
     text = what_if("--set", "learner.learning_rate=3e-6", "--seeds", "1", "--parts", "3").out
     assert "as configured" in text
     assert "learning_rate=3e-06" in text
+    many = what_if(
+        *("--set", "learner.learning_rate=3e-6", "--set", "policy.hidden=[64, 64, 64, 64, 64, 64, 64, 64]"),
+        *("--set", "learner.value_max_grad_norm=11.5", "--seeds", "1", "--parts", "3"),
+    ).out
+    assert "value_max_grad_norm=11.5" in many
+    assert "…" not in many
     assert "worse" in text
     assert (
         "1 seed; 2 of 3 parts judged before they were learned from; 96 episodes, which really earned" in text
