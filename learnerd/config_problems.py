@@ -125,7 +125,7 @@ def _unknown_key(source: str, table: str, key: str, value: Any, tables: Mapping[
     owner = next((name for name, model in tables.items() if key in model.model_fields), None)
     stem = key.rpartition("_")[0]
     same_stem = [known for known in keys if stem and known.rpartition("_")[0] == stem]
-    meant = same_stem[0] if same_stem else closest(key, keys)
+    meant = closest(key, keys) or next(iter(same_stem), None)
     if meant is not None:
         hint = f"did you mean {meant}, {accepted(meant, tables[table].model_fields[meant])}?"
     else:

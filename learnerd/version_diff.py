@@ -13,7 +13,7 @@ def difference(old: Checkpoint, new: Checkpoint) -> dict[str, Any]:
     ``weights``: Euclidean norms of each array and of its change, ``relative`` to the old norm, and of ``all``
     of them; arrays of another shape are left out. ``episodes``: learned between the two.
     """
-    shared = [name for name in old.weights if _shape(old, name) == _shape(new, name)]
+    shared = [name for name in sorted(old.weights) if _shape(old, name) == _shape(new, name)]
     rows = {name: _norms([old.weights[name]], [new.weights[name]]) for name in shared}
     rows["all"] = _norms([old.weights[name] for name in shared], [new.weights[name] for name in shared])
     counters = {

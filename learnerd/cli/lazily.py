@@ -33,9 +33,17 @@ def lazily(package: str, names: Sequence[str]) -> type[TyperGroup]:
                 app.command(name=cmd_name)(module.command)
             command = typer.main.get_command(app)
             command.name = cmd_name
+            command.help = _unwrapped(command.help)
             return command
 
     return Commands
+
+
+def _unwrapped(text: str | None) -> str | None:
+    """Help whose paragraphs are one line each: the terminal, not the source, says where a line ends."""
+    if text is None:
+        return None
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def new_typer(**options: Any) -> typer.Typer:

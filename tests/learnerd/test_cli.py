@@ -92,6 +92,16 @@ def test_help_lists_every_command(learnerd):
         assert f" {name} " in result.stdout
 
 
+def test_help_is_broken_where_the_terminal_ends(learnerd):
+    shown = learnerd("replay", "--help", env={"COLUMNS": "400"}).stdout
+    assert (
+        "With --verify: are recorded versions what their episodes make? With --set or --tune: what" in shown
+    )
+    assert "settings have learned from them? See docs/replay.md and docs/whatif.md." in shown
+    (line,) = [line for line in shown.splitlines() if "With --verify: are recorded" in line]
+    assert line.rstrip().endswith("docs/whatif.md.")
+
+
 @pytest.mark.parametrize("arguments", [("status", "--json"), ("run",), ("config", "check")])
 def test_a_bad_config_is_exit_6_and_one_line(learnerd, tmp_path, arguments):
     write_config(tmp_path, '[admission]\nmax_age_s = "1h"\n')

@@ -126,6 +126,7 @@ def test_learner_bounds_are_those_of_the_learner(tmp_path, key, value):
         ('[admission]\nwidth = "loose"', "admission", "width", ['"loose"', '"strict" or "padded"']),
         ("[admission]\nmax_file_bytes = 100000000", "admission", "max_file_bytes", ["<= 67108864"]),
         ("[batch]\nmax_wait_s = -0.1", "batch", "max_wait_s", ["-0.1", "seconds >= 0"]),
+        ("[batch]\nmax_waits = 3", "batch", "max_waits", ["did you mean max_wait_s"]),
         ("[batch]\nmin_episods = 3", "batch", "min_episods", ["did you mean min_episodes"]),
         ("[batch]\ngamma = 0.9", "batch", "gamma", ["belongs under [learner]"]),
         ("[batch]\nreuse = 0.9", "batch", "reuse", ["0.9", "a number >= 1"]),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -40,11 +41,11 @@ def state(tmp_path):
     return tmp_path / "state"
 
 
-def versions(state, *arguments, code=0):
+def versions(state, *arguments, code=0, columns="200"):
     result = subprocess.run(
         [sys.executable, "-m", "learnerd", "versions", *arguments],
         cwd=state.parent,
-        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "COLUMNS": columns, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,
@@ -71,7 +72,7 @@ def test_rollback_and_its_traces(state):
     assert "rejected by 6" in text
     assert "rejected by 6" in versions(state, "show", "4").stdout
     shown = versions(state, "show", "6").stdout
-    assert "rollback: {'reason': 'fell', 'rejected': [[3, 5]], 'to': 2}" in shown
+    assert "rollback: reason fell, rejected [[3, 5]], to 2" in shown
     again = versions(state, "rollback", "2", code=9)
     assert "has the weights of version 2 already" in again.stderr
     assert "version 7 has the weights of version 4; rejected: 5-6" in versions(state, "rollback", "4").stdout
@@ -125,6 +126,22 @@ def test_returns_of_what_was_learned_and_of_what_was_earned(state):
     assert "ledger: 2 episodes (2 of bot)" in versions(state, "show", "4").stdout
 
 
+def test_a_version_is_one_line_where_nobody_looks_at_a_terminal(state):
+    _, header, *lines = versions(state, "list", columns="60").stdout.splitlines()
+    assert header.split()[:2] == ["version", "saved"]
+    assert [line.split()[0] for line in lines] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_nothing_is_cut_off_on_a_usual_terminal(state, columns, monkeypatch, in_process):
+    monkeypatch.setattr("learnerd.cli.options.width_of", lambda _: columns)
+    lines = in_process(state.parent, "versions", "list").out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines)
+    whole = [line for line in lines if re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)]
+    assert len(whole) == (5 if columns == 100 else 0)
+
+
 def test_diff(state):
     found = json.loads(versions(state, "diff", "2", "5", "--json").stdout)
     assert found["versions"] == [2, 5]
@@ -136,6 +153,7 @@ def test_diff(state):
     assert found["weights"]["all"]["difference"] == pytest.approx(3 * 3**0.5)
     assert (found["counters"]["episodes"], found["counters"]["updates"]) == ([4, 10], [2, 5])
     assert found["episodes"] == 6
+    assert list(found["weights"])[:-1] == sorted(SPEC.shapes())
     assert "updates: 2 -> 5 (+3)" in versions(state, "diff", "2", "5").stdout
     assert "no version 9" in versions(state, "diff", "2", "9", code=1).stderr
     (version_folder(state, 3) / "model.safetensors").write_bytes(b"")

@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, print_json, print_table, read_config
 from learnerd.cli.versions.options import VersionArgument, check_is_there, refuse
 
 
@@ -34,17 +34,15 @@ def command(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed for --json
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - not needed for --json
 
     old, new = found["versions"]
     columns = ("weights", f"norm in {old}", f"norm in {new}", "difference", "relative")
     table = Table(*columns, box=None, pad_edge=False)
     for name, row in found["weights"].items():
         table.add_row(name, *(f"{row[key]:.4g}" for key in ("old", "new", "difference", "relative")))
-    console = Console(highlight=False, emoji=False)
-    console.print(table)
+    print_table(table)
     for name, (before, after) in found["counters"].items():
         if before != after:
-            console.print(f"{name}: {before} -> {after} ({after - before:+})")
-    console.print(f"{found['episodes']} episodes learned between them")
+            typer.echo(f"{name}: {before} -> {after} ({after - before:+})")
+    typer.echo(f"{found['episodes']} episodes learned between them")

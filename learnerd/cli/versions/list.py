@@ -5,12 +5,14 @@ from typing import Any
 import typer
 
 from learnerd import versions
-from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_json, print_table, read_config
 
 COLUMNS = (
-    *("version", "saved", "writer", "parents", "updates", "episodes", "return learned", "return live"),
+    *("version", "saved", "writer", "parents", "updates", "episodes", "return\nlearned", "return\nlive"),
     "state",
 )
+WRAPPED = ("saved", "parents", "state")
+"""Columns that give way where the terminal is narrow."""
 
 
 def command(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -29,11 +31,12 @@ def command(ctx: typer.Context, *, config: ConfigOption = None, as_json: JsonOpt
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed for --json
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415 - not needed for --json
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(*COLUMNS, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=name not in WRAPPED)
     for row in found:
         cells = (
             row["version"],
@@ -47,7 +50,7 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             state_text(row),
         )
         table.add_row(*(escape(str(cell)) for cell in cells))
-    Console(highlight=False, emoji=False).print(table)
+    print_table(table)
 
 
 def state_text(row: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """``learnerd versions show``: one version's manifest, ledger and files. Loads no NumPy for what is there."""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from learnerd.version_origin import TOLD, origin
 
 MAX_CHARACTERS = 200
 ELSEWHERE = ("files", "keys", *TOLD)
-SHORT_SHA = 16
+SHORT_SHA = 12
 EPISODE_COLUMNS = (
     *("update", "client", "episode", "segment", "agent", "steps", "return", "acted", "row sha256"),
     "learned",
@@ -67,8 +68,8 @@ def _print_details(found: dict[str, Any]) -> None:
     for name, what in origin(found["manifest"] or {}):
         typer.echo(f"  {name}: {what}")
     for key, value in (found["manifest"] or {}).items():
-        if key not in ELSEWHERE:
-            text = local_time(value) if key in TIMES else str(value)
+        if key not in ELSEWHERE and value not in ([], {}):
+            text = local_time(value) if key in TIMES else _text(value)
             cut = text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
             typer.echo(f"  {key}: {cut}")
     for name, file in found["files"].items():
@@ -81,7 +82,7 @@ def _print_episodes(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape  # noqa: PLC0415 - not needed for --json
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(*EPISODE_COLUMNS, box=None, pad_edge=False)
+    lines = []
     for row in rows:
         again = row["learned_again_from"]
         cells = (
@@ -92,8 +93,23 @@ def _print_episodes(rows: list[dict[str, Any]]) -> None:
             row["row_sha256"] and row["row_sha256"][:SHORT_SHA],
             "" if again is None else f"again, of {again}",
         )
-        table.add_row(*(escape("-" if cell is None else str(cell)) for cell in cells))
+        lines.append(tuple(escape("-" if cell is None else str(cell)) for cell in cells))
+    used = [i for i in range(len(EPISODE_COLUMNS)) if any(line[i] for line in lines)]
+    table = Table(*(EPISODE_COLUMNS[i] for i in used), box=None, pad_edge=False)
+    for line in lines:
+        table.add_row(*(line[i] for i in used))
     print_table(table)
+
+
+def _text(value: Any) -> str:
+    """A value of the manifest for people: what an object holds, without its brackets."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _gate(gate: dict[str, Any]) -> str:
