@@ -15,7 +15,9 @@ from learnerd.exit_codes import ExitCode
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to set up.")] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", file_okay=False, help="Where to set up.")
+    ] = Path(),
     *,
     force: Annotated[
         bool, typer.Option("--force", help=f"Replace {FILE_NAME}; the old one is kept as .bak.")

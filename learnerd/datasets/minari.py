@@ -33,7 +33,7 @@ def read(source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Epis
     """Yield the episodes of a dataset; see ``Format.read``."""
     if names:
         raise ValueError(f"--map {next(iter(names))}: accepted with tables only")
-    dataset = minari.load_dataset(source)
+    dataset = _loaded(source)
     note = {
         "dataset": source,
         "observation_space": serialize_space(dataset.observation_space),
@@ -43,6 +43,16 @@ def read(source: str, losses: Losses, names: Mapping[str, str]) -> Iterator[Epis
     for data in dataset.iterate_episodes():
         (metadata,) = dataset.storage.get_episode_metadata([data.id])
         yield _episode(data, dataset, metadata, note, losses)
+
+
+def _loaded(source: str) -> Any:
+    try:
+        return minari.load_dataset(source)
+    except FileNotFoundError:
+        accepted = (
+            f"one of `minari list local` (`minari download {source}` gets it), or a .csv or .parquet file"
+        )
+        raise FileNotFoundError(f"no Minari dataset of this name is here; accepted: {accepted}") from None
 
 
 def _episode(

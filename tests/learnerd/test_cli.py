@@ -245,6 +245,7 @@ def test_an_error_is_one_line(site, monkeypatch, capsys, *, error, code, text):
 
 
 def test_setup_writes_a_config_its_folders_and_says_what_is_next(learnerd, tmp_path):
+    assert learnerd("setup", cli.__file__).returncode == 2
     result = learnerd("setup", "my site")
     assert result.returncode == 0, result.stdout + result.stderr
     site = tmp_path / "my site"

@@ -109,3 +109,10 @@ def test_what_minari_has_no_place_for_is_said(make_episode):
     ):
         assert text in str(losses)
     assert len(minari.load_dataset("test/ours-v0")) == 2
+
+
+def test_a_dataset_that_is_not_here_is_named_with_how_to_get_it():
+    with pytest.raises(
+        FileNotFoundError, match=r"accepted: .*`minari download nobody/nothing-v0`.* \.csv or"
+    ):
+        list(format_of("minari").read("nobody/nothing-v0", Losses(), {}))
