@@ -60,7 +60,7 @@ class Intake:
 
     Args:
         spool, decoder, admission: the stages.
-        settle_s: seconds after which an unchanged file counts as finished; retries wait for 1, 2 and 4 of it.
+        settle_s: seconds after which an unchanged file counts as finished; retries wait for 1 and 2 of it.
         clock: ages, settling and retries.
     """
 

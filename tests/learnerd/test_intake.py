@@ -6,6 +6,7 @@ import pytest
 from experience.codec import Decoded
 from experience.decoder import DecodeResult
 from experience.episode import Episode
+from experience.errors import reject
 from experience.spool import Spool
 from learnerd.clock import Clock
 from learnerd.intake import MAX_ATTEMPTS, Intake
@@ -161,3 +162,26 @@ def test_room_bounds_what_is_taken_from_all_queues_together(intake):
     assert len(list(intake.take(2))) == 2
     assert len(list(intake.take(2))) == 1
     assert intake.idle
+
+
+def test_a_file_that_stays_cut_short_is_read_three_times_with_growing_pauses(tmp_path, admission):
+    spool = Spool(tmp_path)
+    spool.make_folders()
+    (tmp_path / "in" / "a.npz").write_bytes(b"")
+    now, read = [100.0], []
+
+    class Cut(Decoder):
+        def decode_some(self, jobs, *, meanwhile=lambda: None):
+            meanwhile()
+            read.extend(now[0] for _ in jobs)
+            problem = reject("truncated", "file size", "0 bytes", "a file with an episode").problem
+            yield [DecodeResult(job=job, problem=problem) for job in jobs]
+
+    clock = Clock(remember_s=3600.0, monotonic=lambda: now[0])
+    intake = Intake(spool=spool, decoder=Cut(), admission=admission, settle_s=2.0, clock=clock)
+    intake.note(["a.npz"])
+    for _ in range(20):
+        assert list(intake.take(64)) == []
+        now[0] += 1.0
+    assert read == [100.0, 102.0, 106.0]
+    assert admission.quarantined == [("a.npz", "truncated")]
