@@ -4,7 +4,10 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The contract of every ``learnerd`` command."""
+    """The contract of every ``learnerd`` command.
+
+    FATAL: the state folder is of another release, or its ledger is damaged: trying again does not help.
+    """
 
     OK = 0
     FAILURE = 1

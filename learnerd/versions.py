@@ -12,6 +12,8 @@ from learnerd.live_returns import LiveReturns, read_live
 
 DIRECTORY_NAME = re.compile(r"[0-9]{8}")
 MANIFEST = "manifest.json"
+SCHEMA = 1
+OTHER_RELEASE = "another release wrote it"
 RECORDS = "records.sqlite"
 LOOK_AHEAD = 1000
 """Versions within which one was decided about."""
@@ -214,7 +216,11 @@ def _manifest(state: Path, version: int) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{MANIFEST}: {error}"]
     if not isinstance(manifest, dict) or not _files(manifest):
         return {}, [f"{MANIFEST}: names no files"]
-    return manifest, [] if _is_sealed(manifest) else [f"{MANIFEST}: does not match its own sha256"]
+    if not _is_sealed(manifest):
+        return manifest, [f"{MANIFEST}: does not match its own sha256"]
+    schema = manifest.get("schema", SCHEMA)
+    text = f"{MANIFEST}: schema is {schema!r}; accepted: {SCHEMA} ({OTHER_RELEASE})"
+    return manifest, [] if schema == SCHEMA else [text]
 
 
 def _is_sealed(manifest: Mapping[str, Any]) -> bool:

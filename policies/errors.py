@@ -8,6 +8,7 @@ PolicyError
 │   └── UpdateUnstable   all is finite, but something is beyond its limit
 └── StoreError         the store could not do what was asked
     ├── VersionDamaged   a version's files are not what its manifest says
+    ├── NewerRelease     a version was written in a schema that this release does not know
     ├── VersionPruned    a version's directory is gone, by retention
     ├── NotAVersion      no such version was ever published
     ├── AlreadyLearned   the head's ledger holds some of the episodes; carries their keys
@@ -95,6 +96,23 @@ class VersionDamaged(StoreError):  # noqa: N818 - it says a state
         self.version = version
         self.file = file
         self.reason = reason
+
+
+class NewerRelease(StoreError):  # noqa: N818 - it says a state
+    """A manifest in a schema that this release does not know.
+
+    Attributes:
+        path: the file.
+        schema: what it says.
+    """
+
+    def __init__(self, *, path: str, schema: object, accepted: int) -> None:
+        super().__init__(
+            f"{path}: schema is {schema!r}; accepted: {accepted} (another release wrote it: run that one, or "
+            "restore a backup)"
+        )
+        self.path = path
+        self.schema = schema
 
 
 class VersionPruned(StoreError):  # noqa: N818 - it says a state

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from policies.checkpoint import Arrays, Checkpoint
-from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
+from policies.errors import NewerRelease, NotAVersion, VersionDamaged, VersionPruned
 from policies.normalizer import RunningStatistics
 from policies.spec import PolicySpec
 
@@ -156,7 +156,7 @@ def read_manifest(folder: Path, version: int) -> dict[str, Any]:
     Raises:
         VersionPruned: there is no such directory.
         VersionDamaged: the manifest is missing, or not as it was written.
-        StoreError: it was written by a newer release, in a schema that this one cannot read.
+        NewerRelease: it is in a schema that this release cannot read.
         OSError: it could not be read just now.
     """
     return parse_manifest(_read_bytes(folder, version, MANIFEST), version, where=folder / MANIFEST)
@@ -166,7 +166,7 @@ def parse_manifest(data: bytes, version: int, *, where: Path) -> dict[str, Any]:
     """Check the bytes of a manifest; ``where`` they came from stands in the error.
 
     Raises:
-        VersionDamaged, StoreError: as ``read_manifest``.
+        VersionDamaged, NewerRelease: as ``read_manifest``.
     """
     try:
         document = json.loads(data)
@@ -177,7 +177,7 @@ def parse_manifest(data: bytes, version: int, *, where: Path) -> dict[str, Any]:
         raise VersionDamaged(version=version, file=MANIFEST, reason="does not match its own sha256")
     manifest: dict[str, Any] = document
     if manifest.get("schema") != SCHEMA_VERSION:
-        raise StoreError(f"{where}: schema is {manifest.get('schema')!r}; accepted: {SCHEMA_VERSION}")
+        raise NewerRelease(path=str(where), schema=manifest.get("schema"), accepted=SCHEMA_VERSION)
     if manifest.get("version") != version:
         found = f"is of version {manifest.get('version')}"
         raise VersionDamaged(version=version, file=MANIFEST, reason=found)

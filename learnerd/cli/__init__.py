@@ -75,6 +75,10 @@ def _exit_code(error: Exception) -> ExitCode:
         return error.exit_code
     # Whoever raised it has loaded the module; importing it here would load NumPy for every error.
     policies = sys.modules.get("policies.errors")
-    if policies is not None and isinstance(error, policies.StoreBusy):
+    if policies is None:
+        return ExitCode.FAILURE
+    if isinstance(error, policies.StoreBusy):
         return ExitCode.RETRYABLE
+    if isinstance(error, (policies.NewerRelease, policies.LedgerDamaged)):
+        return ExitCode.FATAL  # starting again does not help
     return ExitCode.FAILURE

@@ -17,8 +17,7 @@ def check(config: Config) -> Iterator[Finding]:
         if damage and number in versions.numbers(state):  # not pruned while it was read
             damaged[number] = damage
     for number, damage in damaged.items():
-        remedy = "start the daemon: it learns again from the archive what was in it; look at the disk"
-        yield failure(f"version {number}", "; ".join(damage), remedy)
+        yield failure(f"version {number}", "; ".join(damage), _remedy(damage))
     if not damaged:
         yield ok("versions", f"{len(numbers)}, all files as their manifests say" if numbers else "none yet")
     current, numbers = versions.current(state), versions.numbers(state)
@@ -26,3 +25,9 @@ def check(config: Config) -> Iterator[Finding]:
         what = "no version that is there" if current is None else f"version {current}, which is gone"
         remedy = "start the daemon: it mends it; until then clients keep what they have"
         yield warning("CURRENT", f"names {what}", remedy)
+
+
+def _remedy(damage: list[str]) -> str:
+    if any(versions.OTHER_RELEASE in what for what in damage):
+        return "run the release that wrote it, or restore a backup"
+    return "start the daemon: it learns again from the archive what was in it; look at the disk"

@@ -11,7 +11,7 @@ import pytest
 from learnerd import cli
 from learnerd.config import TEMPLATE, load_config
 from learnerd.errors import LearnerdError
-from policies.errors import StoreBusy
+from policies.errors import LedgerDamaged, NewerRelease, StoreBusy
 
 DAEMON = """
 import sys, time
@@ -226,6 +226,8 @@ def test_run_hands_the_mode_to_the_daemon_and_its_code_back(site, monkeypatch, m
         (RuntimeError("what\nnow"), 1, "learnerd: RuntimeError: what now (LEARNERD_DEBUG=1 shows where)\n"),
         (LearnerdError("not today"), 1, "learnerd: not today\n"),
         (StoreBusy(path="lock", timeout_s=1.0), 5, "learnerd: StoreBusy: lock is held"),
+        (NewerRelease(path="m.json", schema=2, accepted=1), 7, "learnerd: NewerRelease: m.json: schema is 2"),
+        (LedgerDamaged(path="run", reason="is torn"), 7, "learnerd: LedgerDamaged: run: is torn"),
     ],
 )
 def test_an_error_is_one_line(site, monkeypatch, capsys, *, error, code, text):

@@ -347,6 +347,17 @@ def test_each_version_is_read_once(config, monkeypatch):
     assert len(read) == 5
 
 
+def test_a_version_of_another_release_is_named(config):
+    from policies.manifest import encode_manifest  # noqa: PLC0415 - loads numpy
+
+    publish(config)
+    path = config.paths.state / "checkpoints/00000001/manifest.json"
+    path.write_bytes(encode_manifest({**json.loads(path.read_bytes()), "schema": 2}))
+    found = only(store.check(config), "version 1")
+    assert (found.severity, "schema is 2; accepted: 1" in found.what) == ("failure", True)
+    assert "run the release that wrote it" in found.remedy
+
+
 def test_a_config_for_another_policy(config):
     publish(config, hidden=(4,))
     said = [one.what for one in configuration.check(config, {}) if one.severity == "failure"]

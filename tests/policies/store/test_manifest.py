@@ -8,7 +8,7 @@ import pytest
 from store_tools import SPEC, delta, entries, entry, initial, publish, scalar
 
 from policies.checkpoint import Average
-from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
+from policies.errors import NewerRelease, NotAVersion, VersionDamaged, VersionPruned
 from policies.manifest import (
     encode_manifest,
     read_actor,
@@ -122,7 +122,7 @@ def test_a_version_under_another_number_is_damaged(state, published):
 def test_a_newer_schema_is_refused_not_overruled(state, published):
     path = version_folder(state, 1) / "manifest.json"
     path.write_bytes(encode_manifest({**json.loads(path.read_bytes()), "schema": 2}))
-    with pytest.raises(StoreError, match="schema is 2; accepted: 1"):
+    with pytest.raises(NewerRelease, match="schema is 2; accepted: 1"):
         CheckpointStore(state).head()
 
 
