@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from learnerd.cli.options import print_json
+from learnerd.cli.options import counted, print_json
 from learnerd.datasets import Losses, format_of
 from learnerd.exit_codes import ExitCode
 
@@ -72,6 +72,6 @@ def _tell(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    typer.echo(f"wrote {found['target']}: {found['episodes']} episodes")
+    typer.echo(f"wrote {found['target']}: {counted(found['episodes'], 'episode')}")
     for text, episodes in found["lost"].items():
-        typer.echo(f"  lost: {text} ({episodes} episodes)")
+        typer.echo(f"  lost: {text} ({counted(episodes, 'episode')})")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, counted, print_json, read_config
 from learnerd.datasets import FORMATS, Losses, format_of
 from learnerd.exit_codes import ExitCode
 
@@ -55,7 +55,8 @@ def command(
         print_json(document)
         return
     inbox = settings.paths.spool / "in"
-    typer.echo(f"{found['episodes']} episodes, {found['steps']} steps, in {found['files']} files: {inbox}")
+    parts = [counted(found[f"{thing}s"], thing) for thing in ("episode", "step", "file")]
+    typer.echo(f"{parts[0]}, {parts[1]}, in {parts[2]}: {inbox}")
     if losses.counts:
         typer.echo(f"lost: {losses}")
 

@@ -82,6 +82,11 @@ def width_of(stream: TextIO) -> int | None:
     return None if stream.isatty() else WIDE
 
 
+def counted(number: int, thing: str) -> str:
+    """How many of a thing: 1 file, 2,000 files."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def ago(seconds: float | None) -> str:
     """A duration for people: 12 s, 5 min, 3.2 h, 4.0 d; "-" when unknown."""
     if seconds is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learnerd.cli import what_if
-from learnerd.cli.options import ConfigOption, JsonOption, empty_folder, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, counted, empty_folder, read_config
 from learnerd.cli.progress import with_progress
 from learnerd.config import Config
 from learnerd.exit_codes import ExitCode
@@ -114,4 +114,6 @@ def _print_table(rows: "list[Row]") -> None:
         )
     Console().print(table)
     episodes = sum(row.episodes for row in rows)
-    typer.echo(f"{len(rows)} batches, {episodes} episodes, {sum(row.steps for row in rows)} steps replayed")
+    steps = sum(row.steps for row in rows)
+    batches = f"{len(rows)} batch" if len(rows) == 1 else f"{len(rows)} batches"
+    typer.echo(f"{batches}, {counted(episodes, 'episode')}, {counted(steps, 'step')} replayed")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from learnerd.cli.options import print_table
+from learnerd.cli.options import counted, print_table
 from learnerd.cli.progress import with_progress
 from learnerd.cli.versions.options import ranges
 from learnerd.config import Config
@@ -102,7 +102,7 @@ def _print_table(found: list[Judged]) -> None:
 def _print_summary(plan: Plan, found: list[Judged]) -> None:
     counts = Counter(judged.outcome for judged in found)
     parts = ", ".join(f"{counts[outcome]} {word}" for outcome, word in WORDS.items() if counts[outcome])
-    typer.echo(f"{len(found)} versions: {parts}")
+    typer.echo(f"{counted(len(found), 'version')}: {parts}")
     if first := _first(found):
         typer.echo(f"first that is not the same: version {first.version}: {'; '.join(first.why)}")
     if any(judged.outcome in ("close", "unknown") and judged.rebuilt_sha256 for judged in found):

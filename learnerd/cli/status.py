@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from learnerd import status_file
-from learnerd.cli.options import ConfigOption, JsonOption, ago, local_time, print_json, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, ago, counted, local_time, print_json, read_config
 from learnerd.exit_codes import ExitCode
 from learnerd.trend import Trend, read_trend, sparkline
 
@@ -91,7 +91,7 @@ def _lines(document: dict[str, Any], written_at: float | None, trend: str) -> li
         ("daemon", state),
         *_holds(daemon["holds"]),
         ("policy", _policy(policy, written_at, document["process"]["silent_s"])),
-        ("learned", f"{_number(episodes['learned'])} episodes"),
+        ("learned", counted(episodes["learned"], "episode")),
         ("refused", _reasons(episodes["refused"])),
         ("quarantined", _reasons(episodes["quarantined"])),
         ("waiting", _waiting(episodes)),
@@ -161,9 +161,10 @@ def _behavior(logp: Any) -> str:
     recovered, missing = counts.get("recovered"), counts.get("missing")
     if not recovered and not missing:
         return ""
+    logged = counted(counts.get("logged") or 0, "episode")
     return (
-        f"log-probabilities: {_number(counts.get('logged'))} episodes logged them, {_number(recovered)} by "
-        f"their version, {_number(missing)} have none: a weaker rule"
+        f"log-probabilities: {logged} logged them, {_number(recovered)} by their version, "
+        f"{_number(missing)} have none: a weaker rule"
     )
 
 
@@ -205,8 +206,8 @@ def _reuse(reuse: Any) -> str:
 def _waiting(episodes: dict[str, Any]) -> str:
     if episodes["pending"] is None:
         return "unknown: the spool cannot be listed"
-    oldest = episodes["oldest_pending_age_s"]
-    return f"{episodes['pending']} files" + (f", the oldest for {ago(oldest)}" if oldest is not None else "")
+    files, oldest = counted(episodes["pending"], "file"), episodes["oldest_pending_age_s"]
+    return files if oldest is None else f"{files}, the oldest for {ago(oldest)}"
 
 
 def _reasons(counts: Any) -> str:

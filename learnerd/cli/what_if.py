@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from learnerd.cli.options import check_folder_of, print_json, width_of
+from learnerd.cli.options import check_folder_of, counted, print_json, width_of
 from learnerd.cli.progress import progress
 from learnerd.config import Config
 from learnerd.errors import LearnerdError
@@ -187,7 +187,7 @@ def _notes(found: "Comparison") -> list[str]:
     sources = ", ".join(f"{n} {name}" for name, n in found.sources.items() if n)
     said = (
         f"{history.request.method}, discount {history.config.learner.gamma:g}",
-        _count(len(history.seeds), "seed"),
+        counted(len(history.seeds), "seed"),
         f"{len(judged)} of {len(history.parts)} parts judged before they were learned from",
         f"{episodes} episodes, which really earned {played:.4g}",
         f"log-probabilities: {sources}",
@@ -238,9 +238,9 @@ def fragment(found: "Found") -> str:
 
     best, request = found.best, found.history.request
     how = (
-        f"{request.method}, discount {found.history.config.learner.gamma:g}, {_count(request.seeds, 'seed')}"
+        f"{request.method}, discount {found.history.config.learner.gamma:g}, {counted(request.seeds, 'seed')}"
     )
-    seen, unseen = _count(len(found.searched), "part"), _count(len(found.held_out), "part")
+    seen, unseen = counted(len(found.searched), "part"), counted(len(found.held_out), "part")
     lines = [
         f"# Difference in return from the configuration as it was ({how}):",
         f"#   {best.difference:+} on the {seen} searched: too good, as the best of {len(found.trials)}",
@@ -254,10 +254,6 @@ def fragment(found: "Found") -> str:
         lines.append("# It is not better for certain, so it stands here as a comment:")
         text = [f"# {line}" for line in text]
     return "\n".join([*lines, *text]) + "\n"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, to: Any) -> None:

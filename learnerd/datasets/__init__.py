@@ -31,7 +31,9 @@ class Losses:
             raise ValueError(f"it cannot be done exactly: {self}; {what} does it so")
 
     def __str__(self) -> str:
-        return "; ".join(f"{text} ({count} episodes)" for text, count in sorted(self.counts.items()))
+        return "; ".join(
+            f"{text} ({count} episode{'s' * (count > 1)})" for text, count in sorted(self.counts.items())
+        )
 
 
 class Format(Protocol):

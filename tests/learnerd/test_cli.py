@@ -9,6 +9,7 @@ import types
 import pytest
 
 from learnerd import cli
+from learnerd.cli.options import counted
 from learnerd.config import TEMPLATE, load_config
 from learnerd.errors import LearnerdError
 from policies.errors import LedgerDamaged, NewerRelease, StoreBusy
@@ -285,3 +286,10 @@ def test_setup_keeps_a_config_that_is_there(tmp_path, monkeypatch, capsys):
 def test_setup_reports_a_broken_config_that_is_there(learnerd, tmp_path):
     write_config(tmp_path, "[batch]\nmin_episodes = 0")
     assert learnerd("setup").returncode == 6
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (12345, "12,345 files")]
+)
+def test_one_thing_is_not_called_things(number, text):
+    assert counted(number, "file") == text

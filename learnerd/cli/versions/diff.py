@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from learnerd.cli.options import ConfigOption, JsonOption, print_json, print_table, read_config
+from learnerd.cli.options import ConfigOption, JsonOption, counted, print_json, print_table, read_config
 from learnerd.cli.versions.options import VersionArgument, check_is_there, refuse
 
 
@@ -45,4 +45,4 @@ def _print(found: dict[str, Any]) -> None:
     for name, (before, after) in found["counters"].items():
         if before != after:
             typer.echo(f"{name}: {before} -> {after} ({after - before:+})")
-    typer.echo(f"{found['episodes']} episodes learned between them")
+    typer.echo(f"{counted(found['episodes'], 'episode')} learned between them")

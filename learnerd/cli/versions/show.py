@@ -6,7 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from learnerd import versions
-from learnerd.cli.options import ConfigOption, JsonOption, local_time, print_json, print_table, read_config
+from learnerd.cli.options import (
+    ConfigOption,
+    JsonOption,
+    counted,
+    local_time,
+    print_json,
+    print_table,
+    read_config,
+)
 from learnerd.cli.versions.list import live_text, state_text
 from learnerd.cli.versions.options import VersionArgument, check_is_there
 from learnerd.exit_codes import ExitCode
@@ -64,7 +72,7 @@ def _print_details(found: dict[str, Any]) -> None:
         typer.echo(f"  gate: {_gate(found['gate'])}")
     ledger = found["ledger"]
     clients = ", ".join(f"{n} of {client or 'no client_id'}" for client, n in ledger["clients"].items())
-    typer.echo(f"  ledger: {ledger['episodes']} episodes" + (f" ({clients})" if clients else ""))
+    typer.echo(f"  ledger: {counted(ledger['episodes'], 'episode')}" + (f" ({clients})" if clients else ""))
     for name, what in origin(found["manifest"] or {}):
         typer.echo(f"  {name}: {what}")
     for key, value in (found["manifest"] or {}).items():
@@ -114,8 +122,8 @@ def _plain(value: Any) -> str:
 
 def _gate(gate: dict[str, Any]) -> str:
     """The verdict on a version."""
-    against, episodes = gate["against"], gate["episodes"]
-    text = f"{gate['outcome']} against version {against} after {episodes} episodes: {gate['reason']}"
+    against, episodes = gate["against"], counted(gate["episodes"], "episode")
+    text = f"{gate['outcome']} against version {against} after {episodes}: {gate['reason']}"
     if gate["value"] is None:
         return text
     bounds = f"{gate['value']:.4g}, {gate['low']:.4g} to {gate['high']:.4g}"

@@ -31,7 +31,7 @@ def test_a_table_is_learned_from_and_again_it_is_a_duplicate(site):
     assert len((site.folder / "back.csv").read_text().splitlines()) == 1 + 1200
     assert site.learnerd("export", "--format", "csv").returncode == 2
     assert site.learnerd("export", "99", "--format", "csv", "--out", "none.csv").returncode == 9
-    assert site.learnerd("import", "log.csv").stdout.startswith("300 episodes, 1200 steps, in 2 files")
+    assert site.learnerd("import", "log.csv").stdout.startswith("300 episodes, 1,200 steps, in 2 files")
     assert site.learnerd("run", "--until-idle").returncode == 0
     assert site.status()["episodes"]["learned"] == 300
 
@@ -42,7 +42,7 @@ def test_what_cannot_be_imported_exactly_needs_a_word(site):
     refused = site.learnerd("import", "log.csv")
     assert refused.returncode == 1
     assert (
-        "the last step, whose observation is what was seen at the end (1 episodes); --lossy" in refused.stderr
+        "the last step, whose observation is what was seen at the end (1 episode); --lossy" in refused.stderr
     )
     assert not (site.folder / "spool/in").exists() or site.files("in") == []
     assert site.learnerd("import", "log.csv", "--lossy").returncode == 0

@@ -60,7 +60,7 @@ def test_bytes_stay_bytes_in_parquet(tmp_path, make_episode):
     (found,) = format_of("parquet").read(str(tmp_path / "t.parquet"), losses, {})
     np.testing.assert_array_equal(found.obs, image.reshape(4, 12))
     assert found.obs.dtype == np.uint8
-    assert str(losses) == "the shape of observations (1 episodes)"
+    assert str(losses) == "the shape of observations (1 episode)"
 
 
 def test_a_log_of_decisions_with_names_of_its_own(tmp_path):
