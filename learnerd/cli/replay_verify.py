@@ -24,7 +24,7 @@ WORDS: dict[Outcome, str] = {
     "unknown": "not comparable",
     "not_rebuilt": "NOT REBUILT",
 }
-COLUMNS = ("version", "made", "from", "writer", "episodes", "result", "largest difference", "why")
+COLUMNS = ("version", "made", "from", "writer", "episodes", "result", "largest\ndifference", "why")
 
 
 def run_verify(config: Config, *, first: int | None, last: int | None, as_json: bool) -> ExitCode:
@@ -83,7 +83,9 @@ def _first(found: list[Judged]) -> Judged | None:
 
 
 def _print_table(found: list[Judged]) -> None:
-    table = Table(*COLUMNS, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, overflow="fold")
     for judged in found:
         cells = (
             judged.version,
