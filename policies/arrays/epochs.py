@@ -20,9 +20,9 @@ from policies.rows import Rows
 from policies.settings import LearnerSettings
 from policies.spec import Activation
 
-CHUNK_ROWS = 960
-"""Rows through one network at once, half of them through two: what 64 units a layer write for them stays in
-the second-level cache. No power of 2, which would put a whole column into a few places of the first one.
+CHUNK_ROWS = 2048
+"""Rows through one network at once, half of them through two: what 64 units a layer write for them, 1.7 MB,
+stays in a second-level cache of 2 MB. Of 704 to 3072, all measured, the fastest; 960 took 5 to 10 % longer.
 """
 
 Chunk = tuple[ArrayRows, Inputs]
@@ -96,6 +96,9 @@ class ArrayEpochs:
             means |= {name: self._trace[name] / in_last for name in ("kl", "entropy_end")}
             check_finite({name.replace("_", " "): number for name, number in means.items()})
             self._check_weights()
+        self._networks.leave()
+        if self._proximal is not None:
+            self._proximal.leave()
         return means
 
     def _epochs(self, rows: Rows, orders: NDArray[np.int64]) -> int:
