@@ -216,7 +216,7 @@ class ArrayEpochs:
 
     def _check_weights(self) -> None:
         names = ["policy weights"] * self._trains_policy + ["value weights"] * self._trains_value
-        sums = self._networks.weights.sum(dim=1).tolist()
+        sums = np.add.reduce(self._networks.weights.numpy(), axis=1).tolist()
         check_finite(dict(zip(names, sums, strict=True)))
 
 
