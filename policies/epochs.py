@@ -42,7 +42,7 @@ def permutations(seed: int, *, epochs: int, n: int) -> NDArray[np.int64]:
 def orders(settings: LearnerSettings, *, seed: int, n: int) -> NDArray[np.int64]:
     """Return the order of n steps in each epoch, [epochs, n]; as they come where a minibatch is the batch."""
     if settings.minibatches == 1:
-        return np.broadcast_to(np.arange(n), (settings.epochs, n))
+        return np.arange(n)[None].repeat(settings.epochs, axis=0)
     return permutations(seed, epochs=settings.epochs, n=n)
 
 

@@ -49,9 +49,9 @@ class RunningStatistics:
 
     def __add__(self, other: "RunningStatistics") -> "RunningStatistics":
         """Both together, exactly (Chan et al. 1983, eq. 2.1)."""
+        if self.count == 0 or other.count == 0:
+            return other if self.count == 0 else self
         count = self.count + other.count
-        if count == 0:
-            return self
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
         m2 = self.m2 + other.m2 + shift**2 * (self.count * other.count / count)

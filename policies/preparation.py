@@ -197,7 +197,7 @@ class Preparation:
         target = scale.normalized(estimates.value + advantage)
         if self._settings.advantage_normalization == "batch":
             advantage = normalized(advantage)
-        check_finite({"advantage": np.abs(advantage).sum(), "value target": np.abs(target).sum()})
+        check_finite({"advantage": np.add.reduce(advantage), "value target": np.add.reduce(target)})
         return advantage, target
 
     def _averaged(self, batch: Batch) -> Estimates:
@@ -264,7 +264,9 @@ def ratios_of(batch: Batch, logp_n: NDArray[np.floating], *, entropy: float) -> 
     """
     check_finite({"entropy": entropy, "log-probability": float(logp_n.sum(dtype=np.float64))})
     logged = np.isfinite(batch.logp)
-    log_ratio = logp_n[logged] - batch.logp[logged]
+    log_ratio = logp_n - batch.logp
+    if not logged.all():
+        log_ratio = log_ratio[logged]
     return Ratios(
         entropy=entropy,
         ess_fraction=effective_sample_fraction(log_ratio),

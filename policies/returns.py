@@ -60,9 +60,8 @@ def gae(
     """Return A_t = Σ_k (γλ)^k δ_{t+k}, with δ_t = r_t + γ V_{t+1} - V_t (Schulman et al. 2016, eq. 16)."""
     _check(reward_n, offsets, bootstrap_e)
     filled, last = _last_steps(offsets)
-    delta = _shifted(value_n, last, bootstrap_e[filled])
-    delta *= gamma  # in place: memory for large arrays costs more than the arithmetic
-    delta += reward_n
+    delta = _following(value_n, last, bootstrap_e[filled], gamma)
+    delta += reward_n  # in place: memory for large arrays costs more than the arithmetic
     delta -= value_n
     return _sum_up(delta, last, gamma * gae_lambda)
 
@@ -98,16 +97,15 @@ def vtrace(
         trace = np.minimum(ratio_n[rows], trace_cap)
         trace *= gamma * trace_lambda
         corrected = target[rows]
-        corrected[:] = _td_errors(rho, gain, _shifted(value, last, after), gamma)
+        corrected[:] = _td_errors(rho, gain, _following(value, last, after, gamma))
         _sum_up_varying(corrected, last, trace)
         corrected += value
-        advantage[rows] = _td_errors(rho, gain, _shifted(corrected, last, after), gamma)
+        advantage[rows] = _td_errors(rho, gain, _following(corrected, last, after, gamma))
     return target, advantage
 
 
-def _td_errors(rho_n: Float64, gain_n: Float64, following_n: Float64, gamma: float) -> Float64:
-    """ρ_t (r_t - V_t + γ w_{t+1}), with ``gain_n`` r - V and ``following_n`` w, which is overwritten."""
-    following_n *= gamma
+def _td_errors(rho_n: Float64, gain_n: Float64, following_n: Float64) -> Float64:
+    """ρ_t (r_t - V_t + γ w_{t+1}), with ``gain_n`` r - V and ``following_n`` γ w, which is overwritten."""
     following_n += gain_n
     following_n *= rho_n
     return following_n
@@ -115,8 +113,11 @@ def _td_errors(rho_n: Float64, gain_n: Float64, following_n: Float64, gamma: flo
 
 def _groups(offsets: Offsets) -> Iterator[tuple[int, int]]:
     """Cut the episodes into groups of about GROUP_STEPS; (first, one past the last) of each."""
-    begin = 0
-    while begin < len(offsets) - 1:
+    begin, count = 0, len(offsets) - 1
+    if offsets[-1] <= GROUP_STEPS:
+        yield begin, count
+        return
+    while begin < count:
         fitting = int(np.searchsorted(offsets, offsets[begin] + GROUP_STEPS, side="right")) - 1
         end = max(begin + 1, fitting)
         yield begin, end
@@ -126,7 +127,7 @@ def _groups(offsets: Offsets) -> Iterator[tuple[int, int]]:
 def next_values(value_n: Float64, offsets: Offsets, *, bootstrap_e: Float64) -> Float64:
     """V of the observation after each step: the next row's, or the episode's bootstrap at its end."""
     filled, last = _last_steps(offsets)
-    return _shifted(value_n, last, bootstrap_e[filled])
+    return _following(value_n, last, bootstrap_e[filled], 1.0)
 
 
 def discounted_sums(x_n: Float64, offsets: Offsets, *, decay: float) -> Float64:
@@ -138,14 +139,14 @@ def _last_steps(offsets: Offsets) -> tuple[slice | NDArray[np.bool_], Offsets]:
     """Which episodes have steps (an index), and the row of the last step of each of these."""
     last = offsets[1:] - 1
     filled = last >= offsets[:-1]
-    return (slice(None), last) if filled.all() else (filled, last[filled])
+    return (slice(None), last) if np.count_nonzero(filled) == len(last) else (filled, last[filled])
 
 
-def _shifted(value_n: Float64, last: Offsets, after: Float64) -> Float64:
-    """The next row of each, ``after`` for the last step of an episode."""
+def _following(value_n: Float64, last: Offsets, after: Float64, gamma: float) -> Float64:
+    """γ times the next row of each, γ ``after`` for the last step of an episode."""
     following = np.empty_like(value_n)
-    following[:-1] = value_n[1:]
-    following[last] = after
+    np.multiply(value_n[1:], gamma, out=following[:-1])
+    following[last] = gamma * after
     return following
 
 
@@ -178,7 +179,7 @@ def _sum_piece(x_n: Float64, last: Offsets, decay_n: Float64, carry: float) -> N
     product = np.empty(n)
     product[0] = 1.0
     np.multiply.accumulate(decay_n[:-1], out=product[1:])
-    if product.min() > 1.0 / RANGE and product.max() < RANGE:
+    if np.minimum.reduce(product) > 1.0 / RANGE and np.maximum.reduce(product) < RANGE:
         _add_up(x_n, last, product, decay_n[-1] * carry)
         x_n /= product
     elif n > FEW_STEPS:
@@ -194,9 +195,12 @@ def _sum_piece(x_n: Float64, last: Offsets, decay_n: Float64, carry: float) -> N
 
 def _pieces(n: int, steps: int, last: Offsets) -> Iterator[tuple[int, int, Offsets]]:
     """Cut n rows from the end; (first row, one past the last, the last steps among them as seen from it)."""
+    if n <= steps:
+        yield 0, n, last
+        return
     for stop in range(n, 0, -steps):
         start = max(0, stop - steps)
-        first, end = (0, len(last)) if n <= steps else np.searchsorted(last, (start, stop))
+        first, end = np.searchsorted(last, (start, stop))
         yield start, stop, last[first:end] - start
 
 

@@ -25,7 +25,7 @@ def effective_sample_fraction(log_ratio_n: Float64) -> float:
     if not math.isfinite(top):
         return math.nan
     rho = np.exp(log_ratio_n - top)
-    return min(float(rho.sum() ** 2 / (rho.size * np.square(rho).sum())), 1.0)
+    return min(float(np.add.reduce(rho) ** 2 / (rho.size * (rho @ rho))), 1.0)
 
 
 def largest_ratio(log_ratio_n: Float64) -> float:
@@ -39,5 +39,6 @@ def normalized(advantage_n: Float64) -> Float64:
     """(A - mean) / (std + 1e-8), with population moments."""
     if len(advantage_n) == 0:
         return advantage_n
-    result: Float64 = (advantage_n - advantage_n.mean()) / (advantage_n.std() + EPSILON)
+    result: Float64 = advantage_n - np.add.reduce(advantage_n) / len(advantage_n)
+    result /= math.sqrt(float(result @ result) / len(result)) + EPSILON
     return result

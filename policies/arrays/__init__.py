@@ -10,6 +10,7 @@ Read in this order:
     ``actions``      log π, entropy, KL, and the gradient in the policy's outputs
     ``slopes``       losses and their slopes in log π: what an algorithm brings
     ``steps``        optimizers and clipping on a block of weights
+    ``arena``        memory that one training leaves to the next
     ``networks``     the networks in training, and the proximal policy
     ``epochs``       the passes over a batch
 

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from policies.arrays.perceptrons import Gradient, Inputs, Perceptrons, Workspace, block_of, tail_of
+from policies.arrays.arena import enter, leave
+from policies.arrays.perceptrons import Inputs, Workspace, tail_of
 from policies.arrays.rows import Float32
 from policies.arrays.steps import BlockOptimizer, clip_to_norm, norms_of
 from policies.learner_state import LearnerState
@@ -48,32 +49,31 @@ class TrainedNetworks:
         optimizers = {state.policy: state.policy_optimizer, state.value: state.value_optimizer}
         self.networks: list[Network] = [network for network, rate in rates.items() if rate is not None]
         self._rates = [rate for rate in rates.values() if rate is not None]
-        self._block = block_of(*(network.layout for network in self.networks))
-        self.weights = self._block.pack([network.flat for network in self.networks])
-        self._perceptrons = Perceptrons(self._block, self.weights, activation)
+        self._room = room = enter([network.layout for network in self.networks], activation)
+        self._block, self.weights, self._gradient = room.block, room.weights, room.gradient
+        self._block.pack([network.flat for network in self.networks], self.weights)
         self.log_std = self._block.tail(self.weights) if state.policy.log_std is not None else None
-        gradient = torch.zeros(self._block.shape)
-        self._gradient, self._gradient_array = gradient, gradient.numpy()
-        self._rows = self.weights.unbind(), gradient.unbind()
-        self._matrices = Gradient(self._block, gradient)
-        self.policy_weights, self.policy_gradient = self.weights[0], gradient[0]
-        self._optimizer = BlockOptimizer([optimizers[network] for network in self.networks], self._block)
+        self._gradient_array = self._gradient.numpy()
+        self.policy_weights, self.policy_gradient, _, _ = room.rows[0]
+        self._optimizer = BlockOptimizer([optimizers[network] for network in self.networks], room)
         bounds = {state.policy: settings.max_grad_norm, state.value: settings.value_max_grad_norm}
         self._bounds = [bounds[network] for network in self.networks]
         self._joint_bound = settings.max_grad_norm if settings.joint_clip else None
         self._pull = 2.0 * settings.l2_init
         if self._pull:
-            self._anchors = self._block.pack([remedies.anchor(network) for network in self.networks])
+            self._anchors = torch.empty(self._block.shape)
+            self._block.pack([remedies.anchor(network) for network in self.networks], self._anchors)
 
     def forward(self, inputs: Inputs) -> Workspace:
         """Outputs [S, k, n] for n steps; their gradient is to be written beside them."""
-        return self._perceptrons.forward(inputs)
+        return self._room.perceptrons.forward(inputs)
 
     def backward(
         self, inputs: Inputs, work: Workspace, log_std_gradient: Float32 | None, *, accumulate: bool
     ) -> None:
         """Set the gradient from ``work.delta``, or add to it."""
-        self._perceptrons.backward(inputs, work, self._matrices, accumulate=accumulate)
+        room = self._room
+        room.perceptrons.backward(inputs, work, room.gradients, accumulate=accumulate)
         if log_std_gradient is not None:
             tail = self._block.tail(self._gradient)
             tail[:] = tail + log_std_gradient if accumulate else log_std_gradient
@@ -98,12 +98,16 @@ class TrainedNetworks:
 
     def step(self) -> None:
         """Take one step along the gradient."""
-        self._optimizer.step(*self._rows, self._rates)
+        self._optimizer.step(self._rates)
 
     def finish(self) -> None:
         """Write weights and optimizers back."""
         self._block.unpack(self.weights, [network.flat for network in self.networks])
         self._optimizer.finish()
+
+    def leave(self) -> None:
+        """Let the next training have the memory; nothing of this is to be used afterwards."""
+        leave(self._room)
 
 
 class ProximalNetwork:
@@ -116,15 +120,15 @@ class ProximalNetwork:
     """
 
     def __init__(self, average: ProximalAverage, layout: Layout, activation: Activation) -> None:
-        self._average, self._block = average, block_of(layout)
-        self._weights = self._block.pack([average.flat])
+        self._average, self._room = average, enter([layout], activation)
+        self._block, self._weights = self._room.block, self._room.weights
+        self._block.pack([average.flat], self._weights)
         self._row = self._weights[0]
-        self._perceptrons = Perceptrons(self._block, self._weights, activation)
         self.log_std = self._block.tail(self._weights) if tail_of(layout) else None
 
     def outputs(self, inputs: Inputs) -> Float32:
         """Outputs [k, n] for n steps; the next call overwrites them."""
-        outputs: Float32 = self._perceptrons.forward(inputs.single).outputs[0]
+        outputs: Float32 = self._room.perceptrons.forward(inputs.single).outputs[0]
         return outputs
 
     def follow(self, policy: Tensor) -> None:
@@ -134,3 +138,7 @@ class ProximalNetwork:
     def finish(self) -> None:
         """Write the average back."""
         self._block.unpack(self._weights, [self._average.flat])
+
+    def leave(self) -> None:
+        """Let the next training have the memory."""
+        leave(self._room)

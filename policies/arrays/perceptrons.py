@@ -14,7 +14,6 @@ filled up with rows of zeros, which stay zero as their gradient does. At least t
 fast way for a matrix of one row.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.arrays.rows import LINE, Float32
@@ -29,6 +29,7 @@ from policies.networks import Layout
 from policies.spec import Activation
 
 HEAD_ROWS_MIN = 2
+WORKSPACES = 8  # lengths of chunks whose views are kept: a minibatch has two, and batches differ
 FEW_STEPS = 128  # below, calls cost more than what they do, and numpy's cost less
 
 # Autograd's own kernels: one pass over memory where numpy needs three.
@@ -62,39 +63,30 @@ class Block:
             start = stop
         return views
 
-    def pack(self, flats: Sequence[Tensor]) -> Tensor:
-        """Copy a flat vector of each network into a new block; the end of one may be left out."""
-        block = torch.zeros(self.shape)
+    def pack(self, flats: Sequence[Tensor], into: Tensor) -> None:
+        """Copy a flat vector of each network into a block, zeros between; the end of one may be left out."""
+        block = into.numpy()
+        block[:] = 0.0
         for row, flat, places in zip(block, flats, self._places, strict=True):
-            row[places[: len(flat)]] = flat
-        return block
+            row[places[: len(flat)]] = flat.numpy()
 
     def unpack(self, block: Tensor, flats: Sequence[Tensor]) -> None:
         """Write a block back into the flat vectors, in place."""
-        for row, flat, places in zip(block, flats, self._places, strict=True):
-            torch.take(row, places, out=flat)
+        for row, flat, places in zip(block.numpy(), flats, self._places, strict=True):
+            np.take(row, places, out=flat.numpy(), mode="clip")  # "raise" would copy
 
     def tail(self, block: Tensor) -> Float32:
         """View [A] of what follows the first network's matrices."""
         return block[0, self.weights : self.weights + self._tail].numpy()
 
-    def _places_of(self, layout: Layout) -> Tensor:
+    def _places_of(self, layout: Layout) -> NDArray[np.int64]:
         """For each number of a flat vector, its place in the block's row, [P_s]."""
         every = torch.arange(self.shape[1])
         places = []
         for matrix, (out, _) in zip(self.matrices(every[None]), _matrix_shapes(layout), strict=True):
             places += [matrix[0, :out, :-1].reshape(-1), matrix[0, :out, -1]]
-        return torch.cat([*places, every[self.weights :][: tail_of(layout)]])
-
-
-def block_of(*layouts: Layout) -> Block:
-    """Return the block of networks with these layouts; working it out takes longer than using it."""
-    return _block_of_shapes(tuple(tuple(layout.shapes.items()) for layout in layouts))
-
-
-@functools.lru_cache(maxsize=32)
-def _block_of_shapes(shapes: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]) -> Block:
-    return Block([Layout(dict(each)) for each in shapes])
+        found: NDArray[np.int64] = torch.cat([*places, every[self.weights :][: tail_of(layout)]]).numpy()
+        return found
 
 
 def _matrix_shapes(layout: Layout) -> list[tuple[int, ...]]:
@@ -160,41 +152,63 @@ class Workspace:
     Attributes:
         library: which that is.
         hidden: [S, width + 1, n] each, the outputs of the hidden layers above a row of ones.
-        units: [S, width, n] views of them, without the ones; and as tensors.
+        units: [S, width, n] views of them, without the ones; and as tensors. On the way back a layer's
+            ∂loss/∂Z takes the place of its outputs, once nobody needs these any more.
         pieces: [width, n] or [S, width, n] views of them, in parts that are quick to work on.
         across: [S, n, width + 1] views of them.
         outputs: [S, k, n].
         delta: [S, k, n] gradient of the loss in the outputs, for the caller to fill; zeros where it does not.
-        deltas: [S, width, n] each, the gradients in the hidden layers' sums, and last ``delta``; and as
-            tensors.
+        deltas: ``units``, and last ``delta``.
+        behind: [S, width, n] each, the gradient in the hidden layers' outputs, all in one place.
     """
 
-    def __init__(self, networks: int, widths: Sequence[int], n: int) -> None:
-        *hidden, k = widths[1:]
+    def __init__(self, memory: Tensor, networks: int, widths: Sequence[int], n: int) -> None:
+        hidden = widths[1:-1]
         self.library = library_for(n)
         view = self.library.view
-        layers = [torch.empty(networks, width + 1, n) for width in hidden]
-        for layer in layers:
-            layer[:, -1] = 1.0
-        self.unit_tensors = [layer[:, :-1] for layer in layers]
-        self.hidden = [view(layer) for layer in layers]
+        pieces = memory.view(networks, -1, _apart(n))[:, :, :n].split(Workspace.rows(widths), dim=1)
+        *self._layers, outputs, self._delta, behind = pieces
+        self.hidden = [view(layer) for layer in self._layers]
+        self.unit_tensors = [layer[:, :-1] for layer in self._layers]
         self.units = [view(units) for units in self.unit_tensors]
         self.pieces = [list(units) if self.library is NUMPY else [units] for units in self.units]
-        self.across = [view(layer.transpose(1, 2)) for layer in layers]
-        outputs = torch.empty(networks, k, n)
+        self.across = [view(layer.transpose(1, 2)) for layer in self._layers]
         self.outputs: Float32 = outputs.numpy()
         self.last = view(outputs)
-        memory = torch.empty(2, networks * max(hidden, default=0) * n)
-        self.delta_tensors = [
-            memory[i % 2, : networks * width * n].view(networks, width, n) for i, width in enumerate(hidden)
-        ]
-        self.delta_tensors.append(torch.zeros(networks, k, n))
-        self.deltas = [view(delta) for delta in self.delta_tensors]
-        self.delta: Float32 = self.delta_tensors[-1].numpy()
+        self.delta: Float32 = self._delta.numpy()
+        self.deltas = [*self.units, view(self._delta)]
+        self.behind_tensors = [behind[:, :width] for width in hidden]
+        self.behind = [view(tensor) for tensor in self.behind_tensors]
+
+    @staticmethod
+    def rows(widths: Sequence[int]) -> list[int]:
+        """How many rows of n numbers each part takes for a network: layers, outputs, delta, behind."""
+        *hidden, k = widths[1:]
+        return [*(width + 1 for width in hidden), k, k, max(hidden, default=0)]
+
+    @staticmethod
+    def numbers(networks: int, widths: Sequence[int], n: int) -> int:
+        """How much memory it needs, in float32 numbers."""
+        return networks * sum(Workspace.rows(widths)) * _apart(n)
+
+    def open(self) -> "Workspace":
+        """Write what no pass does, after another one used the memory."""
+        for layer in self._layers:
+            layer[:, -1] = 1.0
+        self._delta.zero_()
+        return self
+
+
+def _apart(n: int) -> int:
+    """How far rows of n steps lie apart: where there are many, an odd number of lines of the cache.
+
+    A power of 2 would put a whole column into a few places of it: 1,024 steps took a fifth longer.
+    """
+    return n if n < FEW_STEPS else LINE * (-(-n // LINE) | 1)
 
 
 class Perceptrons:
-    """Passes of S networks over the same inputs; workspaces are kept for the next chunk of that many steps.
+    """Passes of S networks over the same inputs, one at a time, in memory that stays.
 
     Args:
         block: where their weights lie.
@@ -209,13 +223,13 @@ class Perceptrons:
         self._matrices = {library: _views(library, matrices) for library in (NUMPY, TORCH)}
         self._downward = {library: _views(library, downward) for library in (NUMPY, TORCH)}
         self._networks = len(weights)
+        self._memory = torch.empty(0)
         self._workspaces: dict[int, Workspace] = {}
+        self._open: Workspace | None = None
 
     def forward(self, inputs: Inputs) -> Workspace:
-        """Outputs for n steps, in a workspace that the next call with that n overwrites."""
-        if inputs.n not in self._workspaces:
-            self._workspaces[inputs.n] = Workspace(self._networks, self._block.widths, inputs.n)
-        work = self._workspaces[inputs.n]
+        """Outputs for n steps, in a workspace that the next call overwrites."""
+        work = self._workspace(inputs.n)
         library, rows = work.library, inputs.columns
         *matrices, head = self._matrices[library]
         for i, matrix in enumerate(matrices):
@@ -236,7 +250,7 @@ class Perceptrons:
 
         Args:
             inputs: of n steps.
-            work: what ``forward`` returned.
+            work: what ``forward`` returned; spoiled.
             gradient: where the result goes.
             accumulate: whether it is added to what is there.
         """
@@ -249,15 +263,35 @@ class Perceptrons:
             else:
                 product(work.deltas[layer], below, out=into[layer])
             if layer:
-                product(downward[layer], work.deltas[layer], out=work.deltas[layer - 1])
-                self._through(work.delta_tensors[layer - 1], work.unit_tensors[layer - 1])
+                product(downward[layer], work.deltas[layer], out=work.behind[layer - 1])
+                self._through(work.behind_tensors[layer - 1], work.unit_tensors[layer - 1])
 
     def _through(self, delta: Tensor, outputs: Tensor) -> None:
-        """Multiply ``delta`` with act' of a hidden layer, in place."""
+        """Put ``delta`` times act' of a hidden layer in the place of its outputs."""
         if self._tanh:
-            _TANH_BACKWARD(delta, outputs, grad_input=delta)
+            _TANH_BACKWARD(delta, outputs, grad_input=outputs)
         else:
-            _THRESHOLD_BACKWARD(delta, outputs, 0.0, grad_input=delta)
+            _THRESHOLD_BACKWARD(delta, outputs, 0.0, grad_input=outputs)
+
+    def _workspace(self, n: int) -> Workspace:
+        """Return that of n steps; all of them lie in the same memory."""
+        work = self._workspaces.get(n)
+        if work is None:
+            work = self._new_workspace(n)
+        if work is not self._open:
+            self._open = work.open()
+        return work
+
+    def _new_workspace(self, n: int) -> Workspace:
+        sizes = self._networks, self._block.widths, n
+        needed = Workspace.numbers(*sizes)
+        if needed > len(self._memory):
+            self._memory = torch.empty(needed)
+            self._workspaces.clear()
+        elif len(self._workspaces) == WORKSPACES:
+            self._workspaces.clear()
+        work = self._workspaces[n] = Workspace(self._memory[:needed], *sizes)
+        return work
 
 
 class Gradient:

@@ -83,6 +83,8 @@ class ArrayRows:
 
     def part(self, start: int, stop: int) -> "ArrayRows":
         """Rows start … stop - 1, without copying."""
+        if stop - start == len(self):
+            return self
         arrays = {
             name: array[start:stop] if name == "inputs" else array[..., start:stop]
             for name, array in self._arrays()

@@ -1,13 +1,12 @@
-"""Steps of optimizers on a block [S, P] (torch), a row at its network's own rate; clipping (numpy)."""
+"""Steps of optimizers on the rows of a room (torch), each at its network's own rate; clipping (numpy)."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from policies.arrays.perceptrons import Block
+from policies.arrays.arena import Room
 from policies.optimizer import NORM_EPSILON, SGD, Adam
 
 Float32 = NDArray[np.float32]
@@ -18,32 +17,32 @@ class BlockOptimizer:
 
     Args:
         optimizers: of each network; their counters move with every step, Adam's moments with ``finish``.
-        block: where the numbers lie.
+        room: where the numbers lie.
     """
 
-    def __init__(self, optimizers: Sequence[Adam | SGD], block: Block) -> None:
-        self._optimizers, self._block = optimizers, block
+    def __init__(self, optimizers: Sequence[Adam | SGD], room: Room) -> None:
+        self._optimizers, self._room = optimizers, room
         self._adams = [optimizer for optimizer in optimizers if isinstance(optimizer, Adam)]
         if self._adams:
-            self._m = block.pack([adam.m for adam in self._adams])
-            self._v = block.pack([adam.v for adam in self._adams])
-            self._moments = list(zip(self._m.unbind(), self._v.unbind(), strict=True))
+            room.block.pack([adam.m for adam in self._adams], room.m)
+            room.block.pack([adam.v for adam in self._adams], room.v)
 
-    def step(self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[float]) -> None:
-        """Change the rows ``weights`` in place, each [P]."""
-        for i, (optimizer, row, gradient, rate) in enumerate(
-            zip(self._optimizers, weights, gradients, rates, strict=True)
+    def step(self, rates: Sequence[float]) -> None:
+        """Move the weights of each network along its gradient."""
+        for optimizer, (weights, gradient, m, v), rate in zip(
+            self._optimizers, self._room.rows, rates, strict=True
         ):
             if isinstance(optimizer, Adam):
-                optimizer.move(row, gradient, *self._moments[i], learning_rate=rate)
+                optimizer.move(weights, gradient, m, v, learning_rate=rate)
             else:
-                optimizer.step(row, gradient, learning_rate=rate)
+                optimizer.step(weights, gradient, learning_rate=rate)
 
     def finish(self) -> None:
         """Write the moments back."""
         if self._adams:
-            self._block.unpack(self._m, [adam.m for adam in self._adams])
-            self._block.unpack(self._v, [adam.v for adam in self._adams])
+            room = self._room
+            room.block.unpack(room.m, [adam.m for adam in self._adams])
+            room.block.unpack(room.v, [adam.v for adam in self._adams])
 
 
 def norms_of(gradient: Float32) -> list[float]:

@@ -5,12 +5,14 @@ both paths were apart by 3e-7 at most. Adam divides by the gradient's own size, 
 that the rounding of small gradients does not grow.
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 
 from policies.algorithms import ALGORITHMS, create_algorithm
+from policies.arrays import arena
 from policies.arrays import epochs as array_epochs
 from policies.arrays.epochs import ArrayEpochs
 from policies.epochs import Epochs
@@ -18,6 +20,7 @@ from policies.errors import UpdateDiverged
 from policies.initial import initial_checkpoint
 from policies.learner import Learner
 from policies.learner_state import LearnerState
+from policies.networks import network_layout
 from policies.passes import ARRAY_WIDTH_MAX, chosen_path, create_passes
 from policies.remedies import Remedies
 from policies.settings import LearnerSettings
@@ -200,6 +203,37 @@ def test_the_same_inputs_give_the_same_bits(make_checkpoint, make_batch):
         ends.append(learner.weights())
         kept = np.empty(1 + len(ends))  # noqa: F841 - the next buffers lie elsewhere
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+def test_what_the_memory_was_used_for_before_does_not_show(make_checkpoint, make_batch, actions):
+    base, ends = make_checkpoint(**ACTIONS[actions]), []
+    batch = batch_for(make_batch, base, actions)
+    longer = make_batch((900, 333), **ACTIONS[actions])
+    for others in ((), (longer, dataclasses.replace(longer, reward=np.full(1233, np.nan)))):
+        arena._empty.clear()
+        for other in others:
+            with contextlib.suppress(UpdateDiverged):
+                Learner(base, LearnerSettings(), path="numpy").update(other, seed=1)
+        learner = Learner(base, LearnerSettings(), path="numpy")
+        for seed in range(2):
+            learner.update(batch, seed=seed)
+        ends.append(learner.weights())
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_room_is_nobody_elses(make_checkpoint):
+    layouts = [network_layout(make_checkpoint().spec, name) for name in ("policy", "value")]
+    first = arena.enter(layouts, "tanh")
+    assert arena.enter(layouts, "tanh") is not first
+    arena.leave(first)
+    assert arena.enter(layouts, "relu") is not first
+    assert arena.enter(layouts, "tanh") is first
+    rooms = [arena.Room(layouts[:1], activation) for activation in ("tanh", "relu")]
+    for i in range(2 * arena.ROOMS):
+        rooms[i % 2].key = (i,)
+        arena.leave(rooms[i % 2])
+    assert len(arena._empty) == arena.ROOMS
 
 
 def test_what_is_not_finite_is_found_in_both(make_checkpoint, make_batch):
