@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import os
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-WARM_S, WARM_SHARE = 60.0, 0.2
-"""Of a life this much is warming up, whichever is less."""
+WARM_S, WARM_SHARE = 300.0, 0.2
+"""Of a life this much is warming up, whichever is less: caches fill, as that of versions that acted."""
 MIN_SAMPLES = 10
 
 
@@ -28,10 +26,9 @@ class Gauges:
         if now < self._next_s:
             return
         self._next_s = now + 1.0
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        with contextlib.suppress(OSError, ValueError, StopIteration):
             descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-            self._lives.setdefault(pid, []).append((now, resident, descriptors))
+            self._lives.setdefault(pid, []).append((now, own_memory(pid), descriptors))
 
     def figures(self) -> dict:
         """Of the longest life: seconds; memory early, late, by tenths, and its slope; descriptors."""
@@ -45,14 +42,20 @@ class Gauges:
         hours = (life[:, 0] - life[0, 0]) / 3600.0
         return {
             "seconds": round(float(elapsed[-1])),
-            "rss_first_mib": round(float(np.median(mib[:third])), 1),
-            "rss_last_mib": round(float(np.median(mib[-third:])), 1),
-            "rss_most_mib": round(float(mib.max()), 1),
-            "rss_tenths_mib": [round(float(np.median(part)), 1) for part in np.array_split(mib, 10)],
-            "rss_slope_mib_per_hour": round(float(np.polyfit(hours, mib, 1)[0]), 1),
+            "first_mib": round(float(np.median(mib[:third])), 1),
+            "last_mib": round(float(np.median(mib[-third:])), 1),
+            "most_mib": round(float(mib.max()), 1),
+            "tenths_mib": [round(float(np.median(part)), 1) for part in np.array_split(mib, 10)],
+            "slope_mib_per_hour": round(float(np.polyfit(hours, mib, 1)[0]), 1),
             "fds_first": int(np.median(life[:third, 2])),
             "fds_last": int(np.median(life[-third:, 2])),
         }
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that a process holds for itself: no mapped files, such as the ledger, which the kernel may drop."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 class Versions:

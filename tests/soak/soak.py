@@ -19,7 +19,7 @@ from policies.runs import MOST_RUNS
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOPE_MIB_PER_HOUR = 40.0
-"""Of the resident memory; judged when the daemon lived for ``JUDGED_S``, as caches fill up before."""
+"""Of the memory of its own; judged when the daemon lived for ``JUDGED_S``, as caches fill up before."""
 JUDGED_S = 600.0
 GROWTH_MIB = 64.0
 """Of a shorter life."""
@@ -314,9 +314,9 @@ class Soak:
         if not found["seconds"]:
             return ["the daemon never lived long enough for its memory to be looked at"]
         wrong = []
-        if found["seconds"] >= JUDGED_S and found["rss_slope_mib_per_hour"] > SLOPE_MIB_PER_HOUR:
+        if found["seconds"] >= JUDGED_S and found["slope_mib_per_hour"] > SLOPE_MIB_PER_HOUR:
             wrong.append(f"memory grows: {found}")
-        if found["seconds"] < JUDGED_S and found["rss_last_mib"] - found["rss_first_mib"] > GROWTH_MIB:
+        if found["seconds"] < JUDGED_S and found["last_mib"] - found["first_mib"] > GROWTH_MIB:
             wrong.append(f"memory grows: {found}")
         if found["fds_last"] - found["fds_first"] > MORE_FDS:
             wrong.append(f"file descriptors grow: {found}")
