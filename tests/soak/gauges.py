@@ -53,7 +53,7 @@ class Gauges:
 
 
 def own_memory(pid: int) -> int:
-    """Bytes that a process holds for itself: no mapped files, such as the ledger, which the kernel may drop."""
+    """Bytes that a process holds for itself: mapped files, such as the ledger, the kernel may drop."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
