@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,12 +25,12 @@ from experience.errors import InputError, Problem, reject
 from experience.in_hand import NONE, InHand
 from experience.in_step import Steps, finish, in_step
 from experience.intake_file import drop_copy, read_claimed
-from experience.wire import Message, encode
+from experience.wire import Message, Part, encode
 
 READY = -1
 """Job number of the first frame: imports are done, the time of the first job starts now."""
 
-Frame = list[bytes | memoryview]
+Frame = list[Part]
 
 _OUTPUT_BUFFER_BYTES = 2**18
 """One write some small episodes."""
@@ -73,7 +74,7 @@ def serve(
         limits: what a file may hold.
         begin: told the number of the job that is worked on from now on.
     """
-    _send(output, encode(Message(job=READY, mtime_s=0.0)))
+    _send(output, encode([Message(job=READY, mtime_s=0.0)]))
     for line in lines:
         _answer_all(json.loads(line), output, limits, begin)
 
@@ -96,14 +97,14 @@ def _answer_all(
 def answer(job: dict[str, Any], limits: Limits) -> Frame:
     """Return the frame for one job; every failure becomes its problem."""
     try:
-        return finish(_answering(job, limits))
+        return encode([finish(_running(job, limits))])
     except InputError as error:
         problem = error.problem
     except MemoryError:
         problem = _too_large()
     except Exception as error:  # noqa: BLE001 - the last line of defense; a bug here must cost one file only
         problem = _unexpected(error)
-    return encode(Message(job=job["job"], mtime_s=0.0, problem=problem))
+    return encode([Message(job=job["job"], mtime_s=0.0, problem=problem)])
 
 
 def _together(
@@ -116,20 +117,34 @@ def _together(
     until_s = time.monotonic() + _TOGETHER_S
     try:
         works = [_trying(job, limits) for job in jobs]
-        return in_step(
+        messages = in_step(
             works,
             begin=lambda place: begin(jobs[place]["job"]),
             go_on=lambda: time.monotonic() < until_s,
         )
+        return _framed(messages)
     except MemoryError:
         return [None] * len(jobs)
     finally:
         begin(NONE)  # what is wrong with an answer from here on need not be of the one worked on last
 
 
-def _trying(job: dict[str, Any], limits: Limits) -> Steps[Frame | None]:
+def _framed(messages: Sequence[Message | None]) -> list[Frame | None]:
+    """Put neighbors into one frame, in the place of the first; nothing stands in those of the others."""
+    frames: list[Frame | None] = [None if message is None else [] for message in messages]
+    begin = 0
+    for _, run in groupby(messages, lambda message: message is None):
+        some = list(run)
+        read = [message for message in some if message is not None]
+        if read:
+            frames[begin] = encode(read)
+        begin += len(some)
+    return frames
+
+
+def _trying(job: dict[str, Any], limits: Limits) -> Steps[Message | None]:
     try:
-        return (yield from _answering(job, limits))
+        return (yield from _running(job, limits))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - whatever it is, it comes again
@@ -141,13 +156,6 @@ def _are_small(jobs: Sequence[dict[str, Any]]) -> bool:
         return sum([os.lstat(job["claim_path"]).st_size for job in jobs]) <= _SMALL_BYTES
     except OSError:
         return False
-
-
-def _answering(job: dict[str, Any], limits: Limits) -> Steps[Frame]:
-    """Return the frame for one job, in steps; raises as ``_running`` does."""
-    message = yield from _running(job, limits)
-    yield
-    return encode(message)
 
 
 def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:

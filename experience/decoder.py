@@ -25,8 +25,6 @@ DEFAULT_DEADLINE_S = 30.0
 """The largest accepted file takes under 5 s on a slow machine."""
 
 _START_DEADLINE_S = 60.0
-_MANY_JOBS = 8
-"""While so many results are to come, they are gathered."""
 TOGETHER = 16
 """Jobs that the child works on in step: beyond, nothing is gained."""
 
@@ -170,7 +168,7 @@ class Decoder:
     ) -> Iterator[list[DecodeResult]]:
         """Yield results and take their jobs off ``left``, until the child fails."""
         while left:
-            messages = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
+            messages = child.receive(self._deadline_s)
             results: list[DecodeResult] = []
             expected = True
             for message in messages:

@@ -104,7 +104,8 @@ def _parts(here, files, rounds):
         decode(content, name="a.npz", source_sha256=digest, ingested_at=1.0)
         for content, digest in zip(data, digests, strict=True)
     ]
-    frames = [b"".join(wire.encode(Message(job=1, mtime_s=0.0, decoded=one))) for one in decoded]
+    messages = [Message(job=1, mtime_s=0.0, decoded=one) for one in decoded]
+    frames = [b"".join(wire.encode(some)) for some in _groups(messages)]
     made = [one.episodes[0] for one in decoded]
     rules = Rules(max_age_s=1e9, max_staleness=64, logp_tolerance=0.01, observation_shape=(15,), n_actions=2)
     sight = Sight(age_s=0.0, staleness=lambda _: 0, log_probs=lambda _, *rest: log_probs(here.policy, *rest))
@@ -116,8 +117,8 @@ def _parts(here, files, rounds):
             work.unlink()
 
     def to_wire():
-        for one in decoded:
-            wire.encode(Message(job=1, mtime_s=0.0, decoded=one))
+        for some in _groups(messages):
+            b"".join(wire.encode(some))
 
     def from_wire():
         for frame in frames:

@@ -98,7 +98,7 @@ class InProcessDecoder:
             line |= {"name": job.name, "ingested_at": job.ingested_at}
             frame = b"".join(decode_child.answer(line, self._limits))
             size = wire.PREFIX.size
-            message = wire.decode(frame[:size], frame[size:])
+            (message,) = wire.decode(frame[:size], frame[size:])
             yield DecodeResult(
                 job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s
             )

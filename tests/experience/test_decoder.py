@@ -211,10 +211,11 @@ def test_an_answer_that_is_none_costs_its_own_file(job, monkeypatch):
     decode, jobs = wire.decode, [job(f"{number}.jsonl") for number in range(12)]
 
     def refuse_one(prefix, rest):
-        message = decode(prefix, rest)
-        if message.decoded and message.decoded.episodes[0].source_name == "3.jsonl":
-            raise BadFrame("an episode that is none")
-        return message
+        messages = decode(prefix, rest)
+        for message in messages:
+            if message.decoded and message.decoded.episodes[0].source_name == "3.jsonl":
+                raise BadFrame("an episode that is none")
+        return messages
 
     monkeypatch.setattr(wire, "decode", refuse_one)
     with Decoder() as decoder:
@@ -298,7 +299,7 @@ def test_the_child_ends_with_its_standard_input():
     )
     assert (finished.returncode, finished.stderr) == (0, b"")
     prefix, rest = finished.stdout[: wire.PREFIX.size], finished.stdout[wire.PREFIX.size :]
-    assert wire.decode(prefix, rest).job == decode_child.READY
+    assert [message.job for message in wire.decode(prefix, rest)] == [decode_child.READY]
 
 
 def test_whatever_a_job_raises_is_its_problem(job, monkeypatch):
@@ -312,7 +313,7 @@ def test_whatever_a_job_raises_is_its_problem(job, monkeypatch):
     frames = output.getvalue()
     prefix, frames = frames[: wire.PREFIX.size], frames[wire.PREFIX.size :]
     frames = frames[wire.frame_bytes(prefix) :]
-    message = wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size :])
+    (message,) = wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size :])
     assert (message.job, message.problem.reason) == (3, "malformed")
     assert message.problem.value == "ZeroDivisionError: a bug"
 

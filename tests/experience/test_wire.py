@@ -30,14 +30,14 @@ def message(make_episode):
 
 
 def frame(message):
-    prefix, *rest = wire.encode(message)
+    prefix, *rest = wire.encode([message])
     return prefix, b"".join(rest)
 
 
 def test_round_trip(message):
     prefix, rest = frame(message)
     assert wire.frame_bytes(prefix) == len(rest)
-    result = wire.decode(prefix, rest)
+    (result,) = wire.decode(prefix, rest)
     assert (result.job, result.mtime_s, result.problem) == (7, 12.5, None)
     assert result.decoded.problems == message.decoded.problems
     for read, written in zip(result.decoded.episodes, message.decoded.episodes, strict=True):
@@ -46,13 +46,13 @@ def test_round_trip(message):
             array = getattr(read, name)
             assert (array is None) == (getattr(written, name) is None)
             assert array is None or (array.flags.aligned and not array.flags.writeable)
-        for name in wire._SCALARS:
+        for name in (*wire._PLAIN, *wire._NESTED):
             assert getattr(read, name) == getattr(written, name), name
 
 
 def test_a_problem_of_the_whole_file():
     problem = Problem(reason="truncated", field="file", value="0 bytes", accepted="more")
-    result = wire.decode(*frame(Message(job=1, mtime_s=0.0, problem=problem)))
+    (result,) = wire.decode(*frame(Message(job=1, mtime_s=0.0, problem=problem)))
     assert (result.problem, result.decoded) == (problem, None)
 
 
@@ -80,39 +80,106 @@ def test_every_flipped_bit_is_a_message_or_a_bad_frame(message):
     assert bad > len(prefix) * 8
 
 
-@pytest.mark.parametrize(
-    "entry", [["|O", [1], 0], ["<f8", [-1], 0], ["<f8", [2**60], 0], ["<f8", [1], -8], ["<f8", 3, 0], None]
-)
-def test_arrays_that_are_not_there(message, entry):
+def refused(message, change):
+    """Assert that the frame is none whose header ``change`` has been at."""
     prefix, rest = frame(message)
     _, n_header, n_body = wire.PREFIX.unpack(prefix)
     header = json.loads(rest[:n_header])
-    header["episodes"][0]["arrays"]["reward"] = entry
+    change(header)
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 16)
     with pytest.raises(BadFrame):
-        wire.decode(wire.PREFIX.pack(b"LRN1", len(text), n_body), text + rest[n_header:])
+        wire.decode(wire.PREFIX.pack(prefix[:4], len(text), n_body), text + rest[n_header:])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        ["reward", "|O", [], [0], [1]],
+        ["reward", "<f8", [], [0], [-1]],
+        ["reward", "<f8", [-1], [0], [1]],
+        ["reward", "<f8", [-1], [0], [-1]],
+        ["reward", "<f8", [], [0], [2**60]],
+        ["reward", "<f8", [2**40], [0], [2**40]],
+        ["reward", "<f8", [], [2], [3]],
+        ["reward", "<f8", [], [0, 1], [3]],
+        ["reward", "<f8", [], [0], 3],
+        ["reward", "<f8", 3, [0], [3]],
+        ["seed", "<f8", [], [0], [3]],
+        ["reward", "<f8", [], [0]],
+        None,
+    ],
+)
+def test_arrays_that_are_not_there(message, block):
+    def change(header):
+        place = next(i for i, each in enumerate(header["blocks"]) if each[0] == "reward")
+        header["blocks"][place] = block
+
+    refused(message, change)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        [7, 0.0, None, 1, []],
+        [7, 0.0, None, 3, []],
+        [7, 0.0, None, -1, []],
+        [7, 0.0, None, None, []],
+        [7, 0.0, None, "2", []],
+        [7, 0.0, {"reason": "x"}, 2, []],
+        [7, 0.0, None, 2, [1]],
+        [7, 0.0, None, 2],
+        [None, 0.0, None, 2, []],
+        7,
+    ],
+)
+def test_jobs_that_do_not_fit_their_episodes(message, job):
+    refused(message, lambda header: header.update(jobs=[job]))
 
 
 def test_what_an_episode_does_not_say_is_left_out(make_episode):
     prefix, rest = frame(Message(job=1, mtime_s=0.0, decoded=Decoded(episodes=(make_episode(),))))
     _, n_header, _ = wire.PREFIX.unpack(prefix)
     (row,) = json.loads(rest[:n_header])["episodes"]
-    assert not {"seed", "tags", "info_json", "observation_shape", "extensions"} & row.keys()
-    assert row["terminated"] is not None
+    assert row == {}
 
 
-@pytest.mark.parametrize("change", [{"unknown": 1}, {"terminated": None}, {"obs": [1.0]}])
-def test_a_row_of_other_fields_is_no_frame(message, change):
+@pytest.mark.parametrize("change", [{"unknown": 1}, {"terminated": None}, {"obs": [1.0]}, {"logp": [1.0]}])
+@pytest.mark.parametrize("where", ["first", "episodes"])
+def test_a_row_of_other_fields_is_no_frame(message, change, where):
     """The decoder process may have been taken over by the file that it read."""
-    prefix, rest = frame(message)
-    _, n_header, n_body = wire.PREFIX.unpack(prefix)
-    header = json.loads(rest[:n_header])
-    for name, value in change.items():
-        header["episodes"][0].pop(name, None)
-        if value is not None:
-            header["episodes"][0][name] = value
-            header["episodes"][0]["arrays"].pop(name, None)
-    text = json.dumps(header).encode()
-    changed = wire.PREFIX.pack(prefix[:4], len(text), n_body)
-    with pytest.raises(BadFrame):
-        wire.decode(changed, text + rest[n_header:])
+
+    def apply(header):
+        row = header["first"] if where == "first" else header["episodes"][1]
+        for name, value in change.items():
+            header["first"].pop(name, None)
+            row.pop(name, None)
+            header["blocks"] = [block for block in header["blocks"] if block[0] != name]
+            if value is not None:
+                row[name] = value
+
+    refused(message, apply)
+
+
+def test_jobs_that_were_worked_on_together_share_a_frame(message, make_episode):
+    problem = Problem(reason="truncated", field="file", value="0 bytes", accepted="more")
+    alike = [make_episode(f"a{i}", ended_at=float(i), seed=i % 2 or None) for i in range(3)]
+    several = [
+        Message(job=1, mtime_s=1.0, decoded=Decoded(episodes=tuple(alike[:2]))),
+        Message(job=2, mtime_s=2.0, problem=problem),
+        Message(job=3, mtime_s=3.0, decoded=Decoded()),
+        message,
+        Message(job=8, mtime_s=4.0, decoded=Decoded(episodes=(alike[2],))),
+    ]
+    prefix, *rest = wire.encode(several)
+    read = wire.decode(prefix, b"".join(rest))
+    assert len(read) == len(several)
+    for one, other in zip(read, several, strict=True):
+        assert b"".join(wire.encode([one])) == b"".join(wire.encode([other]))
+
+
+def test_extensions_that_only_look_alike_stay_what_they_are(make_episode):
+    values = [{"x": 1}, {"x": True}, {"x": 1.0}, {}]
+    episodes = tuple(make_episode(f"e{i}", extensions=value) for i, value in enumerate(values))
+    (read,) = wire.decode(*frame(Message(job=1, mtime_s=0.0, decoded=Decoded(episodes=episodes))))
+    assert list(map(repr, (e.extensions for e in read.decoded.episodes))) == list(map(repr, values))

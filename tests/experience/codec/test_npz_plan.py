@@ -52,7 +52,7 @@ def outcome(data, plans, monkeypatch, limits=None):
         decoded = decode(data, name="a.npz", source_sha256="0" * 64, ingested_at=1.0, limits=limits)
     except InputError as error:
         return error.problem
-    return b"".join(encode(Message(job=1, mtime_s=0.0, decoded=decoded)))
+    return b"".join(encode([Message(job=1, mtime_s=0.0, decoded=decoded)]))
 
 
 def both(data, like, monkeypatch, limits=None):
