@@ -54,9 +54,23 @@ def assemble(
             raise reject("missing_field", name, "left out", accepted_names(name))
     values = header_values(header)
     values["incomplete"] = values.get("incomplete", False) or incomplete
+    values.update(terminated=terminated, truncated=truncated)
+    return build(columns, values, final_obs=final_obs, source=source, data=data, index=index)
+
+
+def build(
+    columns: Mapping[str, Array],
+    values: dict[str, Any],
+    *,
+    final_obs: Array | None = None,
+    source: Source,
+    data: bytes,
+    index: int = 0,
+) -> Episode:
+    """Do the same with a header that is converted: ``values`` are arguments of Episode, and get the rest."""
     if "episode_id" not in values:
         values["episode_id"] = source.episode_id(data, index)
-    if in_parts or "observation_space" in values:
+    if "observation_space" in values or has_parts(columns):
         obs = _observations(columns, final_obs, values)
     else:
         obs = to_obs(columns["obs"], values.get("observation_shape"))
@@ -75,8 +89,6 @@ def assemble(
         steps,
         obs=obs,
         action=action,
-        terminated=terminated,
-        truncated=truncated,
         ingested_at=source.ingested_at,
         source_sha256=source.sha256,
         source_name=source.name,
