@@ -24,8 +24,9 @@ from experience.codec import Limits, decoding
 from experience.errors import InputError, Problem, reject
 from experience.in_hand import NONE, InHand
 from experience.in_step import Steps, finish, in_step
-from experience.intake_file import drop_copy, read_claimed
+from experience.intake_file import read_claimed
 from experience.wire import Message, Part, encode
+from experience.work_file import WorkFiles
 
 READY = -1
 """Job number of the first frame: imports are done, the time of the first job starts now."""
@@ -97,7 +98,8 @@ def _answer_all(
 def answer(job: dict[str, Any], limits: Limits) -> Frame:
     """Return the frame for one job; every failure becomes its problem."""
     try:
-        return encode([finish(_running(job, limits))])
+        with WorkFiles() as works:
+            return encode([finish(_running(job, limits, works))])
     except InputError as error:
         problem = error.problem
     except MemoryError:
@@ -116,12 +118,12 @@ def _together(
     """
     until_s = time.monotonic() + _TOGETHER_S
     try:
-        works = [_trying(job, limits) for job in jobs]
-        messages = in_step(
-            works,
-            begin=lambda place: begin(jobs[place]["job"]),
-            go_on=lambda: time.monotonic() < until_s,
-        )
+        with WorkFiles() as works:
+            messages = in_step(
+                [_trying(job, limits, works) for job in jobs],
+                begin=lambda place: begin(jobs[place]["job"]),
+                go_on=lambda: time.monotonic() < until_s,
+            )
         return _framed(messages)
     except MemoryError:
         return [None] * len(jobs)
@@ -142,9 +144,9 @@ def _framed(messages: Sequence[Message | None]) -> list[Frame | None]:
     return frames
 
 
-def _trying(job: dict[str, Any], limits: Limits) -> Steps[Message | None]:
+def _trying(job: dict[str, Any], limits: Limits, works: WorkFiles) -> Steps[Message | None]:
     try:
-        return (yield from _running(job, limits))
+        return (yield from _running(job, limits, works))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - whatever it is, it comes again
@@ -158,14 +160,14 @@ def _are_small(jobs: Sequence[dict[str, Any]]) -> bool:
         return False
 
 
-def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:
+def _running(job: dict[str, Any], limits: Limits, works: WorkFiles) -> Steps[Message]:
     """Read and decode one file.
 
     Raises:
         InputError: the whole file cannot be read.
     """
-    work = job["work_path"]
-    data, sha256, mtime_s = read_claimed(job["claim_path"], work, limits)
+    work, slot = works.at(job["work_path"]), job["slot"]
+    data, sha256, mtime_s = read_claimed(job["claim_path"], work, slot, limits)
     yield
     try:
         decoded = yield from decoding(
@@ -173,7 +175,7 @@ def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:
         )
     except InputError as error:
         if error.problem.reason == "truncated":
-            drop_copy(work)
+            work.drop(slot)  # the next attempt sees the file as it has grown
         raise
     return Message(job=job["job"], mtime_s=mtime_s, decoded=decoded)
 

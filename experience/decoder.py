@@ -35,15 +35,17 @@ class DecodeJob:
 
     Attributes:
         claim_path: the claimed file.
-        work_path: where the daemon's own copy of it goes.
+        work_path: the work file that the daemon's own copy of it goes to.
         name: the name that the client gave it; its extension decides the format.
         ingested_at: when it was first seen, UTC seconds.
+        slot: in which place of the work file.
     """
 
     claim_path: str
     work_path: str
     name: str
     ingested_at: float
+    slot: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

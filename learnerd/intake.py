@@ -8,8 +8,9 @@ import structlog
 from experience.claims import Claim
 from experience.decoder import DecodeJob, Decoder, DecodeResult
 from experience.errors import Problem, reject
-from experience.ids import uuid7_time_s
+from experience.ids import uuid7_alike, uuid7_time_s
 from experience.spool import Spool
+from experience.work_file import SLOTS
 from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
@@ -188,7 +189,7 @@ class Intake:
         names = self._backlog.take(room - len(unread))
         if names:
             self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
-        claims = [claim for claim in map(self._claim, names) if claim]
+        claims = [claim for claim in map(self._claim, names, _ids(len(names))) if claim]
         yield from self._admitted(self._decode(claims, resumed=False, meanwhile=sync))
         for resumed in (True, False):
             again = [retry.claim for retry in due if retry.resumed == resumed]
@@ -225,9 +226,9 @@ class Intake:
                 self._admission.foresee(arrivals)
             yield from arrivals
 
-    def _claim(self, name: str, *, attempt: int = 1) -> Claim | None:
+    def _claim(self, name: str, claim_id: str | None = None, *, attempt: int = 1) -> Claim | None:
         try:
-            return self._spool.claim(name, attempt=attempt)
+            return self._spool.claim(name, attempt=attempt, claim_id=claim_id)
         except OSError as error:
             if not self._stuck:
                 log.warning(
@@ -266,6 +267,7 @@ class Intake:
             work_path=str(self._spool.work_path(claim)),
             name=claim.name,
             ingested_at=uuid7_time_s(claim.id),
+            slot=self._spool.work_slot(claim),
         )
 
     def _arrival(self, claim: Claim, result: DecodeResult, *, resumed: bool) -> Arrival | None:
@@ -293,10 +295,14 @@ class Intake:
 
     def _unreadable(self, claim: Claim, problem: Problem, *, resumed: bool) -> None:
         if problem.reason == "truncated" and claim.attempt < MAX_ATTEMPTS:
-            self._spool.work_path(claim).unlink(missing_ok=True)
             self._retry(claim, delay_s=self._settle_s * 2 ** (claim.attempt - 1), resumed=resumed)
         else:
             self._admission.quarantine(claim, problem)
 
     def _retry(self, claim: Claim, *, delay_s: float, resumed: bool) -> None:
         self._retries.append(Retry(claim=claim, due_s=self._clock.monotonic() + delay_s, resumed=resumed))
+
+
+def _ids(count: int) -> list[str]:
+    """New ids for claims that are read at once: as many as are decoded together share a work file."""
+    return [one for at in range(0, count, SLOTS) for one in uuid7_alike(min(SLOTS, count - at))]

@@ -16,6 +16,7 @@ from experience.decoder import TOGETHER
 from experience.in_step import in_step
 from experience.intake_file import read_claimed
 from experience.wire import PREFIX, Message
+from experience.work_file import WorkFiles
 from policies.behavior import log_probs
 
 
@@ -111,10 +112,12 @@ def _parts(here, files, rounds):
     sight = Sight(age_s=0.0, staleness=lambda _: 0, log_probs=lambda _, *rest: log_probs(here.policy, *rest))
 
     def copy_and_hash():
-        for path in files:
-            work = here.spool.root / "work" / path.name
-            read_claimed(str(path), str(work), Limits())
-            work.unlink()
+        for some in _groups(files):
+            path = here.spool.root / "work" / some[0].name
+            with WorkFiles() as works:
+                for slot, file in enumerate(some):
+                    read_claimed(str(file), works.at(str(path)), slot, Limits())
+            path.unlink()
 
     def to_wire():
         for some in _groups(messages):

@@ -95,7 +95,7 @@ class InProcessDecoder:
                 yield DecodeResult(job=job, died=True)
                 continue
             line = {"job": number, "claim_path": job.claim_path, "work_path": job.work_path}
-            line |= {"name": job.name, "ingested_at": job.ingested_at}
+            line |= {"name": job.name, "ingested_at": job.ingested_at, "slot": job.slot}
             frame = b"".join(decode_child.answer(line, self._limits))
             size = wire.PREFIX.size
             (message,) = wire.decode(frame[:size], frame[size:])

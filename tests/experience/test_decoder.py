@@ -106,6 +106,20 @@ def test_a_file_cut_short_is_read_anew(shared, job):
     assert verdicts(shared.decode([cut])) == [1]
 
 
+def test_copies_of_files_that_are_read_together_stand_in_one_file(shared, job, tmp_path):
+    work = str(tmp_path / "work" / "shared")
+    jobs = [
+        dataclasses.replace(job(f"{slot}.jsonl", content), work_path=work, slot=slot)
+        for slot, content in enumerate([GOOD, GOOD[:-3], GOOD + GOOD, b"1\n" + GOOD])
+    ]
+    assert verdicts(shared.decode(jobs)) == [1, "truncated", 2, "malformed"]
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["shared"]
+    for one in jobs:
+        Path(one.claim_path).write_bytes(GOOD * 5)  # by clients that kept their descriptors
+    assert verdicts(shared.decode(jobs)) == [1, 5, 2, "malformed"]
+    assert verdicts(shared.decode(jobs[::-1])) == ["malformed", 2, 5, 1]
+
+
 def test_fifos_do_not_hang_it(shared, job):
     fifo = job("a.jsonl")
     Path(fifo.claim_path).unlink()

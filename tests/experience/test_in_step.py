@@ -85,6 +85,7 @@ def jobs(tmp_path):
                     "work_path": work_path,
                     "name": path.name,
                     "ingested_at": 1.0,
+                    "slot": 0,
                 }
             )
         return made
