@@ -94,6 +94,14 @@ class DecoderProcess:
             self._poll.register(self._input, select.POLLOUT)
             self._write_some()
 
+    def send_more(self, data: bytes) -> None:
+        """Put ``data`` behind what was sent."""
+        with self._in_use:
+            if data and not self._stopped.is_set():
+                self._unsent = memoryview(bytes(self._unsent) + data)
+                self._poll.register(self._input, select.POLLOUT)
+                self._write_some()
+
     def receive(self, deadline_s: float) -> list[wire.Message]:
         """Wait for the next frame, and write what is queued meanwhile; return the messages in it.
 

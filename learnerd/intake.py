@@ -1,7 +1,9 @@
 """Intake: claim → decode → sort, so that admitted episodes wait in memory, few at a time."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
@@ -20,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 3
 """A file that kills its decoder, or is still cut short, this often is quarantined."""
+
+Meanwhile = Callable[[], Iterable[Claim]]
+"""Done while the decoder works; returns what else it is to work on."""
 
 SLICE_FILES = 64
 """Files claimed and decoded between two looks at signals and the clock."""
@@ -183,23 +188,29 @@ class Intake:
         self._retries = [retry for retry in self._retries if retry not in due]
         room = min(SLICE_FILES, room - len(due))
         unread = [claim for claim in map(self._spool.claimed, self._unread.take(room)) if claim]
-        # A power cut must not leave as unread what has been published.
-        sync = self._spool.sync_claims
-        yield from self._admitted(self._decode_again(unread, resumed=True, meanwhile=sync))
+        yield from self._admitted(self._decode_again(unread, resumed=True, meanwhile=self._synced))
         names = self._backlog.take(room - len(unread))
         if names:
             self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
-        claims = [claim for claim in map(self._claim, names, _ids(len(names))) if claim]
-        yield from self._admitted(self._decode(claims, resumed=False, meanwhile=sync))
+        claims = (claim for claim in map(self._claim, names, _ids(len(names))) if claim)
+        first = list(islice(claims, SLOTS))  # the others while the decoder works on these
+        more = functools.partial(self._synced, claims)
+        yield from self._admitted(self._decode(first, resumed=False, meanwhile=more))
         for resumed in (True, False):
             again = [retry.claim for retry in due if retry.resumed == resumed]
             yield from self._admitted(self._decode_again(again, resumed=resumed))
+
+    def _synced(self, claims: Iterable[Claim] = ()) -> list[Claim]:
+        """Make ``claims`` and those before durable: a power cut must not undo what has been published."""
+        made = list(claims)
+        self._spool.sync_claims()
+        return made
 
     def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
         return (kept for kept in self._admission.sort_all(arrivals) if kept.episodes)
 
     def _decode_again(
-        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
+        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Meanwhile = tuple
     ) -> Iterator[Arrival]:
         if claims:
             self._decoder.start()
@@ -207,12 +218,17 @@ class Intake:
         return self._decode(tried, resumed=resumed, meanwhile=meanwhile)
 
     def _decode(
-        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
+        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Meanwhile = tuple
     ) -> Iterator[Arrival]:
-        """Decode claims whose names count this attempt already."""
-        by_path = {str(claim.path): claim for claim in claims}
-        jobs = [self._job(claim) for claim in claims]
-        for results in self._decoder.decode_some(jobs, meanwhile=meanwhile):
+        """Decode claims whose names count this attempt already, and those that ``meanwhile`` returns."""
+        by_path: dict[str, Claim] = {}
+
+        def jobs(some: Iterable[Claim]) -> list[DecodeJob]:
+            made = [(self._job(claim), claim) for claim in some]
+            by_path.update({job.claim_path: claim for job, claim in made})
+            return [job for job, _ in made]
+
+        for results in self._decoder.decode_some(jobs(claims), meanwhile=lambda: jobs(meanwhile())):
             arrivals: list[Arrival] = []
             try:
                 for result in results:

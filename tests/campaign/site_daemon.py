@@ -83,9 +83,9 @@ class InProcessDecoder:
         pass
 
     def decode_some(
-        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], Iterable[DecodeJob]] = tuple
     ) -> Iterator[list[DecodeResult]]:
-        meanwhile()
+        jobs = [*jobs, *meanwhile()]
         for at in range(0, len(jobs), 2):
             yield list(self._decode(jobs[at : at + 2]))
 

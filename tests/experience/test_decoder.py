@@ -166,11 +166,18 @@ def test_a_kill_costs_one_file(job):
 
 def test_what_is_to_be_done_meanwhile_is_done_once_before_any_result(shared, job):
     done = []
-    results = shared.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=lambda: done.append("done"))
+    results = shared.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=lambda: done.append("done") or ())
     next(results)
     assert done == ["done"]
     assert verdicts(results) == [1]
     assert done == ["done"]
+
+
+def test_further_jobs_follow_the_first(shared, job):
+    jobs = [job(f"{number}.jsonl", GOOD * (1 + number % 3)) for number in range(50)]
+    results = list(shared.decode(jobs[:3], meanwhile=lambda: iter(jobs[3:])))
+    assert [result.job for result in results] == jobs
+    assert verdicts(results) == [1 + number % 3 for number in range(50)]
 
 
 def test_meanwhile_comes_once_also_where_the_child_dies(job):
@@ -182,8 +189,10 @@ def test_meanwhile_comes_once_also_where_the_child_dies(job):
         def meanwhile():
             done.append("done")
             os.kill(decoder.pid, signal.SIGKILL)
+            return [job("c.jsonl")]
 
-        assert verdicts(decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)) == ["died", 1]
+        results = decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)
+        assert verdicts(results) == ["died", 1, 1]
         assert done == ["done"]
 
 

@@ -26,8 +26,8 @@ class Decoder:
     def start(self):
         pass
 
-    def decode_some(self, jobs, *, meanwhile=lambda: None):
-        meanwhile()
+    def decode_some(self, jobs, *, meanwhile=tuple):
+        jobs = [*jobs, *meanwhile()]
         yield [
             DecodeResult(job=job, decoded=Decoded(episodes=(episode(job.name),), problems=()), mtime=1.0)
             for job in jobs
@@ -140,8 +140,8 @@ def test_an_attempt_is_durable_before_anything_is_read(intake, monkeypatch):
     monkeypatch.setattr(intake._spool, "sync_claims", lambda: durable.update(attempts(intake)))
     decode = intake._decoder.decode_some
 
-    def check(jobs, *, meanwhile=lambda: None):
-        meanwhile()
+    def check(jobs, *, meanwhile=tuple):
+        jobs = [*jobs, *meanwhile()]
         assert {job.name: durable.get(job.name) for job in jobs} == {job.name: 1 for job in jobs}
         yield from decode(jobs)
 
@@ -161,3 +161,40 @@ def test_room_bounds_what_is_taken_from_all_queues_together(intake):
     assert len(list(intake.take(2))) == 2
     assert len(list(intake.take(2))) == 1
     assert intake.idle
+
+
+def test_the_decoder_begins_before_all_of_a_slice_is_claimed(intake, monkeypatch):
+    for number in range(40):
+        (intake._spool.root / "in" / f"d{number:02}.npz").write_bytes(b"")
+    decode, durable, seen = intake._decoder.decode_some, {}, []
+    monkeypatch.setattr(intake._spool, "sync_claims", lambda: durable.update(attempts(intake)))
+
+    def check(jobs, *, meanwhile=tuple):
+        if not jobs:
+            return
+        seen.append((len(jobs), len(attempts(intake))))
+        jobs = [*jobs, *meanwhile()]
+        assert durable == {job.name: 1 for job in jobs}
+        yield from decode(jobs)
+
+    monkeypatch.setattr(intake._decoder, "decode_some", check)
+    intake.scan()
+    arrivals = list(intake.take(35))
+    assert [names.claim.name for names in arrivals] == sorted(durable)
+    assert seen == [(16, 16)]
+    works = [intake._spool.work_path(arrival.claim).name for arrival in arrivals]
+    assert [works.count(name) for name in dict.fromkeys(works)] == [16, 16, 3]
+
+
+def test_a_claim_that_fails_costs_no_other_one(intake, monkeypatch):
+    claim = intake._spool.claim
+
+    def failing(name, **options):
+        if name == "b.npz":
+            raise OSError(13, "injected")
+        return claim(name, **options)
+
+    monkeypatch.setattr(intake._spool, "claim", failing)
+    got = []
+    taken(intake, into=got)
+    assert got == ["a.npz", "c.npz"]
