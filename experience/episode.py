@@ -94,15 +94,15 @@ class Episode:
 
     def __post_init__(self) -> None:
         """Check lengths, shapes and values once; raises InputError naming the field."""
-        _check_identity(self)
+        check_identity(self)
         _check_lengths(self)
         own = vars(self)
-        own["_norms"] = _checked_norms(own)
-        _check_values(self)
+        own["_norms"] = checked_norms(own)
+        check_values(self)
         for name in ("started_at", "ended_at", "ingested_at"):
             if own[name] is not None:
-                own[name] = _to_microseconds(float(own[name]))
-        for name in _ARRAYS:
+                own[name] = to_microseconds(float(own[name]))
+        for name in ARRAYS:
             array = own[name]
             if array is not None and array.flags.writeable:
                 array.setflags(write=False)
@@ -116,9 +116,9 @@ class Episode:
         """
         episode = object.__new__(cls)
         given = vars(episode)
-        given.update(_DEFAULTS, extensions={})
+        given.update(DEFAULTS, extensions={})
         given.update(values)
-        if len(given) != len(cls.__dataclass_fields__) or not values.keys() >= _REQUIRED:
+        if len(given) != len(cls.__dataclass_fields__) or not values.keys() >= REQUIRED:
             raise TypeError(f"fields {sorted(values)}; accepted: those of Episode")
         episode.__post_init__()
         return episode
@@ -130,7 +130,10 @@ class Episode:
 
     @property
     def norms(self) -> Mapping[str, float]:
-        """√Σ x² of each array of floating numbers, by its name: how large it is at most."""
+        """How large the numbers of each floating array are at most, by its name.
+
+        √Σ x² of this episode, or of all those that it was checked together with.
+        """
         found: Mapping[str, float] = vars(self)["_norms"]
         return found
 
@@ -151,18 +154,18 @@ class Episode:
         Covers identity, versions, outcome and every step; not ``ingested_at``, ``source_*``.
         """
         digest = hashlib.sha256(_row_header(self).encode())
-        for name in _ARRAYS:
+        for name in ARRAYS:
             array = getattr(self, name)
             if array is not None:
                 digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data)
+                digest.update(array.data if array.flags.c_contiguous else np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
-_ARRAYS = ("obs", "action", "reward", "logp", "mask", "policy_version_step")
+ARRAYS = ("obs", "action", "reward", "logp", "mask", "policy_version_step")
 _FLOATS = ("obs", "action", "reward", "logp")
-_DEFAULTS = {item.name: item.default for item in fields(Episode) if item.default is not MISSING}
-_REQUIRED = {item.name for item in fields(Episode)} - _DEFAULTS.keys() - {"extensions"}
+DEFAULTS = {item.name: item.default for item in fields(Episode) if item.default is not MISSING}
+REQUIRED = {item.name for item in fields(Episode)} - DEFAULTS.keys() - {"extensions"}
 _WORDS = {None: "null", True: "true", False: "false"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
@@ -190,13 +193,14 @@ def _json(value: object) -> str:
     return str(value) if type(value) is int else json.dumps(value)
 
 
-def _to_microseconds(seconds: float) -> float:
+def to_microseconds(seconds: float) -> float:
     """``round(seconds, 6)``, which takes five times as long for what is rounded already."""
     near = round(seconds * 1e6) / 1e6 if abs(seconds) < 2**32 else seconds
     return seconds if near == seconds else round(seconds, 6)
 
 
-def _check_identity(episode: Episode) -> None:
+def check_identity(episode: Episode) -> None:
+    """Refuse ids and texts that cannot be kept; raises InputError naming the field."""
     given = vars(episode)
     for name in ("episode_id", "client_id", "agent_id"):
         text = given[name]
@@ -237,8 +241,12 @@ def _rows_fit(episode: Episode, steps: int) -> bool:
     return len(episode.obs) == steps + 1 or (open_ended and len(episode.obs) == steps)
 
 
-def _checked_norms(given: Mapping[str, Any]) -> dict[str, float]:
-    """Norms of what is floating; finite ones are those of finite numbers, and most others are not."""
+def checked_norms(given: Mapping[str, Any]) -> dict[str, float]:
+    """Norms of what is floating; finite ones are those of finite numbers, and most others are not.
+
+    Raises:
+        InputError: a number is not finite.
+    """
     norms = {}
     for name in _FLOATS:
         array = given[name]
@@ -256,7 +264,8 @@ def _not_finite(name: str, array: NDArray[Any]) -> InputError:
     return reject("not_finite", f"{name}[{step}]", str(rows[step][bad[step]][0]), "finite numbers")
 
 
-def _check_values(episode: Episode) -> None:
+def check_values(episode: Episode) -> None:
+    """Refuse what no discrete action or its log-probability can be; raises InputError naming the field."""
     if episode.action.dtype.kind != "i":
         return
     action = episode.action

@@ -10,13 +10,15 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experience.alike import Alike, Laid
 from experience.codec.contract import Decoded
 from experience.episode import Episode
 from experience.errors import BadFrame, InputError, Problem
@@ -163,22 +165,40 @@ def _messages(header: Mapping[str, Any], body: memoryview) -> list[Message]:
     return messages
 
 
-def _episodes(header: Mapping[str, Any], body: memoryview) -> list[Episode]:
-    first = header["first"]
-    values: list[dict[str, Any]] = [{**first, **row} for row in header["episodes"]]
+def _episodes(header: Mapping[str, Any], body: memoryview) -> Sequence[Episode]:
+    first, rows = header["first"], header["episodes"]
+    blocks = list(_laid(header["blocks"], body))
+    everyone = list(range(len(rows)))
+    if len(rows) > 1 and all(places == everyone for _, places, _ in blocks):
+        return _alike(first, rows, {name: laid for name, _, laid in blocks}).episodes()
+    values: list[dict[str, Any]] = [{**first, **row} for row in rows]
+    for name, places, laid in blocks:
+        for place, array in zip(places, laid.cut(), strict=True):
+            values[place][name] = array
+    return [Episode.of({name: _as_field(name, value) for name, value in each.items()}) for each in values]
+
+
+def _laid(blocks: Sequence[Any], body: memoryview) -> Iterator[tuple[str, list[int], Laid]]:
+    """Field, positions of the episodes, their arrays."""
     offset = 0
-    for name, dtype, shape, places, rows in header["blocks"]:
+    for name, dtype, shape, places, rows in blocks:
         if name not in _ARRAYS or dtype not in _DTYPES or min(*shape, *rows, 0) < 0:
             raise BadFrame(f"arrays {name!r} of {dtype}, shape {shape}, {rows} rows")
-        total = sum(rows)
-        block = np.frombuffer(body, dtype, total * math.prod(shape), offset).reshape(total, *shape)
+        offsets = list(accumulate(rows, initial=0))
+        block = np.frombuffer(body, dtype, offsets[-1] * math.prod(shape), offset)
         offset += block.nbytes + -block.nbytes % _ALIGNMENT_BYTES
-        end = 0
-        for place, n_rows in zip(places, rows, strict=True):
-            begin, end = end, end + n_rows
-            values[place][name] = block[begin:end]
-    for each in values:
-        for name in _TUPLES:
-            if each.get(name) is not None:
-                each[name] = tuple(each[name])
-    return [Episode.of(each) for each in values]
+        yield name, places, Laid(block.reshape(offsets[-1], *shape), offsets)
+
+
+def _alike(first: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], steps: Mapping[str, Laid]) -> Alike:
+    """All episodes of a frame, which have the same fields."""
+    own = set().union(*rows)
+    common = {name: _as_field(name, value) for name, value in first.items() if name not in own}
+    defaults = {**_NESTED, **first}
+    varying = {name: [_as_field(name, row.get(name, defaults[name])) for row in rows] for name in own}
+    return Alike(common=common, varying=varying, steps=steps)
+
+
+def _as_field(name: str, value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if name in _TUPLES and value is not None else value

@@ -76,24 +76,35 @@ def build(
         obs = to_obs(columns["obs"], values.get("observation_shape"))
         if final_obs is not None:
             obs = _append(obs, final_obs, values.get("observation_shape"))
-    space = values.get("action_space")
-    action = to_action(columns["action"], space)
-    if space is not None and "start" in space:  # actions count from 0 from here on
-        values["action_space"] = row_space_json(action_space_of_rows(space))
-    steps: dict[str, Any] = {
-        name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns
-    }
-    check_mask(steps.get("mask"), action, space)
-    _check_bytes([obs, action, *steps.values()], source.limits.max_decoded_bytes)
+    steps = canonical_steps(columns, values)
+    _check_bytes([obs, *steps.values()], source.limits.max_decoded_bytes)
     values.update(
         steps,
         obs=obs,
-        action=action,
         ingested_at=source.ingested_at,
         source_sha256=source.sha256,
         source_name=source.name,
     )
     return Episode.of(values)
+
+
+def canonical_steps(columns: Mapping[str, Array], values: dict[str, Any]) -> dict[str, Array]:
+    """Convert all step fields but ``obs``, of one episode or of several that lie end to end.
+
+    Args:
+        columns: as for ``assemble``.
+        values: header values; actions count from 0 from here on, and so does their declared space.
+
+    Raises:
+        InputError: naming the field, its value and what would be accepted.
+    """
+    space = values.get("action_space")
+    action = to_action(columns["action"], space)
+    if space is not None and "start" in space:
+        values["action_space"] = row_space_json(action_space_of_rows(space))
+    steps = {name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns}
+    check_mask(steps.get("mask"), action, space)
+    return {"action": action, **steps}
 
 
 def _observations(columns: Mapping[str, Array], final_obs: Array | None, values: dict[str, Any]) -> Array:

@@ -50,6 +50,120 @@ def test_round_trip(message):
             assert getattr(read, name) == getattr(written, name), name
 
 
+@pytest.fixture
+def alike(make_episode):
+    """Episodes with the same fields; what they say of themselves differs, or is equal in Python alone."""
+    own = [
+        {"extensions": {"a": 1}, "tags": ("x",), "policy_digest": "d"},
+        {"extensions": {"a": True}, "tags": (), "ended_at": 2.5},
+        {"terminated": False, "truncated": True, "policy_version": None},
+    ]
+    return [make_episode(f"e{i}", env_id="same", **each) for i, each in enumerate(own)]
+
+
+def frame_of(episodes):
+    return frame(Message(job=1, mtime_s=0.0, decoded=Decoded(episodes=tuple(episodes))))
+
+
+@pytest.mark.parametrize("others", [(), ({"logp": None},), ({"obs": np.zeros((4, 7), np.float32)},)])
+def test_what_comes_back_is_what_went(alike, make_episode, others):
+    """Read together where all are alike, else one by one."""
+    written = [*alike, *(make_episode("other", **other) for other in others)]
+    (result,) = wire.decode(*frame_of(written))
+    for read, one in zip(result.decoded.episodes, written, strict=True):
+        assert read.row_sha256 == one.row_sha256
+        assert not read.obs.flags.writeable
+        for name in (*wire._PLAIN, *wire._NESTED):
+            assert repr(getattr(read, name)) == repr(getattr(one, name)), name
+
+
+def changed_frame(episodes, change):
+    """The frame of ``episodes`` with one value of its header replaced: a path, and what goes there."""
+    prefix, rest = frame_of(episodes)
+    _, n_header, n_body = wire.PREFIX.unpack(prefix)
+    header = json.loads(rest[:n_header])
+    *path, last, value = change
+    place = header
+    for name in path:
+        place = place[name]
+    place[last] = value
+    text = json.dumps(header).encode()
+    return wire.PREFIX.pack(prefix[:4], len(text), n_body), text + rest[n_header:]
+
+
+REWARD = 2
+"""Position of its block: obs, action, reward, logp."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("first", "unknown", 1),
+        ("first", "obs", [1.0]),
+        ("first", "logp", [1.0]),
+        ("first", "client_id", "\n"),
+        ("first", "client_id", 3),
+        ("first", []),
+        ("first", {}),
+        ("episodes", 1, "unknown", 1),
+        ("episodes", 1, "logp", [1.0]),
+        ("episodes", 1, "episode_id", ""),
+        ("episodes", 1, "episode_id", 3),
+        ("episodes", 1, "policy_version", -1),
+        ("episodes", 1, "ended_at", "x"),
+        ("episodes", 1, "tags", 3),
+        ("episodes", 1, []),
+        ("episodes", [{}, {}]),
+        ("blocks", []),
+        ("blocks", REWARD, 0, "env_id"),
+        ("blocks", REWARD, 0, "logp"),
+        ("blocks", REWARD, 1, "|O"),
+        ("blocks", REWARD, 2, [1]),
+        ("blocks", REWARD, 3, [0, 1]),
+        ("blocks", REWARD, 4, [3, 3, 10**9]),
+        ("blocks", REWARD, 4, [3, 3, 2]),
+        ("blocks", REWARD, 4, [3, 6, 0]),
+        ("blocks", REWARD, 4, [12, 0, -3]),
+        ("blocks", REWARD, 4, [3, 6]),
+        ("blocks", REWARD, 4, [9]),
+        ("blocks", REWARD, 4, []),
+        ("blocks", REWARD, 4, ["3", "3", "3"]),
+        ("blocks", 0, 4, [4, 4, 3]),
+        ("blocks", 0, 4, [4, 4]),
+        ("blocks", 0, 4, [3, 5, 4]),
+    ],
+)
+def test_episodes_together_that_make_no_sense(alike, change):
+    assert wire.decode(*changed_frame(alike, ("blocks", REWARD, 2, [])))
+    with pytest.raises(BadFrame):
+        wire.decode(*changed_frame(alike, change))
+
+
+def test_numbers_are_looked_at_where_episodes_come_together(alike):
+    prefix, rest = frame_of(alike)
+    for name, number in (("reward", np.nan), ("logp", 1.0), ("obs", np.inf), ("action", -1)):
+        array = np.concatenate([getattr(episode, name).reshape(-1) for episode in alike])
+        changed = array.copy()
+        changed[4] = number
+        assert rest.count(array.tobytes()) == 1
+        with pytest.raises(BadFrame):
+            wire.decode(prefix, rest.replace(array.tobytes(), changed.tobytes()))
+
+
+def test_every_flipped_bit_in_a_header_of_several(alike):
+    prefix, rest = frame_of(alike)
+    _, n_header, _ = wire.PREFIX.unpack(prefix)
+    bad = 0
+    for bit in range(n_header * 8):
+        flipped = bytearray(rest)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            wire.decode(prefix, bytes(flipped))
+        except BadFrame:
+            bad += 1
+    assert bad > n_header * 3
+
+
 def test_a_problem_of_the_whole_file():
     problem = Problem(reason="truncated", field="file", value="0 bytes", accepted="more")
     (result,) = wire.decode(*frame(Message(job=1, mtime_s=0.0, problem=problem)))
