@@ -197,6 +197,7 @@ def _environment() -> dict[str, str]:
     allocator = {
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "16777216",  # else what a file took is asked for again by the next
         "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve address space ahead
     }
     return {**os.environ, **threads, **allocator, "PYTHONPATH": path}

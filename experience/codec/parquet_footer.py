@@ -17,7 +17,8 @@ _GROUP_ROWS = 3
 _TYPE, _PATH, _VALUES, _PAGE_BYTES = 1, 3, 5, 6
 _ELEMENT_TYPE, _ELEMENT_NAME, _ELEMENT_CHILDREN = 1, 4, 5
 _MAX_DEPTH = 16
-_MAX_VARINT_BYTES = 10
+_MAX_SHIFT = 70
+"""An integer has at most ten bytes of seven bits."""
 _MORE = 128
 """A byte of an integer from here on is not its last."""
 _INTEGERS = (4, 5, 6)
@@ -137,13 +138,15 @@ def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for i in range(_MAX_VARINT_BYTES):
-        byte = data[at + i]
-        value |= (byte & 127) << 7 * i
-        if byte < _MORE:
-            return value, at + i + 1
-    raise ValueError("an integer that does not end")
+    byte = data[at]
+    value, shift = byte & 127, 0
+    while byte >= _MORE:
+        at, shift = at + 1, shift + 7
+        if shift == _MAX_SHIFT:
+            raise ValueError("an integer that does not end")
+        byte = data[at]
+        value |= (byte & 127) << shift
+    return value, at + 1
 
 
 def _integer(data: bytes, at: int, _depth: int) -> tuple[int, int]:

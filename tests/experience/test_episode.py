@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experience.episode import _ARRAYS, _to_microseconds
+from experience.episode import ARRAYS, to_microseconds
 from experience.errors import InputError
 
 WORDS = ["", "a", 'quote" and \\', "é", "line\u2028", "\U0001f600"]
@@ -24,7 +24,7 @@ def plain_row_sha256(episode):
         "outcome": [episode.terminated, episode.truncated, episode.incomplete],
     }
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in _ARRAYS:
+    for name in ARRAYS:
         if (array := getattr(episode, name)) is not None:
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
@@ -38,9 +38,16 @@ def test_the_rows_hash_is_that_of_its_json(make_episode, env_id, number):
     assert episode.row_sha256 == plain_row_sha256(episode)
 
 
+@pytest.mark.parametrize("obs", [np.ones((4, 3, 2), np.uint8), np.ones((4, 2**15), np.float32)])
+def test_the_rows_hash_whatever_its_size(make_episode, obs):
+    odd = {"mask": np.ones((3, 4), bool)[:, ::2], "reward": np.arange(3.0)[::-1], "terminated": True}
+    episode = make_episode("e", obs=obs, policy_version_step=np.arange(3, dtype=">i8"), **odd)
+    assert episode.row_sha256 == plain_row_sha256(episode)
+
+
 @given(st.floats(0, 1e11) | st.integers(0, 10**17).map(lambda us: us / 1e6))
-def test_times_are_rounded_to_microseconds(seconds):
-    assert _to_microseconds(seconds) == round(seconds, 6)
+def test_times_are_roundedto_microseconds(seconds):
+    assert to_microseconds(seconds) == round(seconds, 6)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
