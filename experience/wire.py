@@ -65,7 +65,7 @@ def encode(messages: Sequence[Message]) -> list[Part]:
     header = {
         "jobs": [_job_row(message) for message in messages],
         "first": first,
-        "episodes": [_row(vars(episode), first) for episode in episodes],
+        "episodes": _rows(episodes, first),
         "blocks": blocks,
     }
     text = json.dumps(header).encode()
@@ -85,29 +85,36 @@ def _problem_row(problem: Problem | None) -> dict[str, Any] | None:
     return None if problem is None else dataclasses.asdict(problem)
 
 
-def _row(fields: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: fields[name] for name, value in first.items() if fields[name] != value}
-    for name, default in _NESTED.items():
-        if fields[name] != default:
-            row[name] = fields[name]
-    return row
+def _rows(episodes: Sequence[Episode], first: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each says of itself; field by field, as most of them are the same in all."""
+    fields = [vars(episode) for episode in episodes]
+    rows: list[dict[str, Any]] = [{} for _ in fields]
+    for name, usual in (*first.items(), *_NESTED.items()):
+        values = [each[name] for each in fields]
+        if values.count(usual) < len(values):
+            for row, value in zip(rows, values, strict=True):
+                if value != usual:
+                    row[name] = value
+    return rows
 
 
 def _blocks(episodes: Sequence[Episode]) -> tuple[list[list[Any]], list[Part], int]:
     """[field, dtype, shape of a step, positions of the episodes, rows of each]; the bytes; how many."""
-    found: dict[tuple[str, str, tuple[int, ...]], list[tuple[int, NDArray[Any]]]] = {}
+    found: dict[tuple[str, np.dtype[Any], tuple[int, ...]], list[tuple[int, NDArray[Any]]]] = {}
     for place, episode in enumerate(episodes):
         fields = vars(episode)
         for name in _ARRAYS:
             array = fields[name]
             if array is not None:
-                kind = name, array.dtype.str, array.shape[1:]
+                kind = name, array.dtype, array.shape[1:]
                 found.setdefault(kind, []).append((place, array))
     blocks: list[list[Any]] = []
     parts: list[Part] = []
     n_bytes = 0
-    for kind, placed in found.items():
-        blocks.append([*kind, [place for place, _ in placed], [len(array) for _, array in placed]])
+    for (name, dtype, shape), placed in found.items():
+        blocks.append(
+            [name, dtype.str, shape, [place for place, _ in placed], [len(array) for _, array in placed]]
+        )
         parts += [np.ascontiguousarray(array).data for _, array in placed]
         size = sum([array.nbytes for _, array in placed])
         padding = -size % _ALIGNMENT_BYTES

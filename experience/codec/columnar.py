@@ -93,8 +93,11 @@ def _outcomes(cells: dict[str, list[Any]], n_rows: int) -> dict[str, Sequence[An
     """Take the flags out of ``cells``; whether each row terminated and was truncated."""
     flags = {name: cells.pop(name) for name in FLAGS if name in cells}
     incomplete = {name: cells[name] for name in ("incomplete",) if name in cells}
-    found = [ended(_row(incomplete, i), _row(flags, i)) for i in range(n_rows)]
-    return {"terminated": [each for each, _ in found], "truncated": [each for _, each in found]}
+    said = list(map(repr, zip(*flags.values(), *incomplete.values(), strict=True))) or [""] * n_rows
+    places = {words: i for i, words in enumerate(said)}
+    found = {words: ended(_row(incomplete, i), _row(flags, i)) for words, i in places.items()}
+    each = [found[words] for words in said]
+    return {"terminated": [one for one, _ in each], "truncated": [one for _, one in each]}
 
 
 def _header(cells: _Cells, n_rows: int, rows: RowReader) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
