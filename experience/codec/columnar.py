@@ -52,30 +52,25 @@ def _together(batch: Batch, rows: RowReader, places: Sequence[int]) -> Together:
     cells = dict(batch.cells)
     recorded = [cells.pop(name, [None] * len(places)) for name in ("n_steps", "row_sha256")]
     laid = _laid(batch)
-    arrays = {name: each.values for name, each in laid.items()}
-    for name in DTYPES:
-        shape, dtype = (_same(cells.pop(f"{name}_{what}", [None])) for what in ("shape", "dtype"))
-        restore(arrays, name, shape, dtype)
+    arrays = _restored(laid, cells)
     outcomes = _outcomes(cells, len(places))
     common, varying = _header(cells, len(places), rows)
     if "episode_id" not in common:
         varying["episode_id"] = _names(varying.get("episode_id"), rows, places)
-    steps = _steps(arrays, common)
-    source = rows.source
-    alike = Alike(
-        common={
-            **common,
-            "ingested_at": source.ingested_at,
-            "source_sha256": source.sha256,
-            "source_name": source.name,
-        },
-        varying=varying | outcomes,
-        steps={name: Laid(array, laid[name].offsets) for name, array in steps.items()},
-    )
-    episodes = alike.episodes()
+    steps = {name: Laid(array, laid[name].offsets) for name, array in _steps(arrays, common).items()}
+    episodes = Alike(common=common | rows.provenance, varying=varying | outcomes, steps=steps).episodes()
     for episode, n_steps, row_sha256 in zip(episodes, *recorded, strict=True):
         check_recorded(episode, n_steps, row_sha256)
-    return Together(episodes, sum([array.nbytes for array in steps.values()]))
+    return Together(episodes, sum([each.values.nbytes for each in steps.values()]))
+
+
+def _restored(laid: Mapping[str, Laid], cells: dict[str, list[Any]]) -> dict[str, Array]:
+    """The arrays of ``laid`` as they were, where our shards changed them; takes out what says so."""
+    arrays = {name: each.values for name, each in laid.items()}
+    for name in DTYPES:
+        shape, dtype = (_same(cells.pop(f"{name}_{what}", [None])) for what in ("shape", "dtype"))
+        restore(arrays, name, shape, dtype)
+    return arrays
 
 
 def _laid(batch: Batch) -> dict[str, Laid]:

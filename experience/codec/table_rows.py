@@ -45,6 +45,16 @@ class RowReader:
         self.data = data
         self._parsed: dict[str, tuple[str, Any]] = {}
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What every episode of the file says of where it comes from."""
+        source = self.source
+        return {
+            "ingested_at": source.ingested_at,
+            "source_sha256": source.sha256,
+            "source_name": source.name,
+        }
+
     def episode(self, batch: Batch, row: int, index: int) -> Episode:
         """Return the episode of one row.
 
