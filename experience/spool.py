@@ -137,7 +137,7 @@ class Spool:
         claim = claim_in(self._claimed, claim_id or uuid7(), attempt, shortened(name))
         source = f"{self._inbox_text}/{name}"
         try:
-            os.rename(source, claim.path)  # noqa: PTH104 - a Path a file costs as much as the rename
+            os.rename(source, claim.location)  # noqa: PTH104 - a Path a file costs as much as the rename
         except FileNotFoundError:
             if os.path.lexists(source):
                 raise
@@ -178,7 +178,11 @@ class Spool:
 
     def work_path(self, claim: Claim) -> Path:
         """The work file that the daemon's own copy of the claimed bytes goes to, in place ``work_slot``."""
-        return self._work / f"{claim.id[:-1]}.{self.writer}"
+        return Path(self.work_location(claim))
+
+    def work_location(self, claim: Claim) -> str:
+        """The same as text."""
+        return f"{self._work}/{claim.id[:-1]}.{self.writer}"
 
     @staticmethod
     def work_slot(claim: Claim) -> int:

@@ -279,8 +279,8 @@ class Intake:
 
     def _job(self, claim: Claim) -> DecodeJob:
         return DecodeJob(
-            claim_path=str(claim.path),
-            work_path=str(self._spool.work_path(claim)),
+            claim_path=claim.location,
+            work_path=self._spool.work_location(claim),
             name=claim.name,
             ingested_at=uuid7_time_s(claim.id),
             slot=self._spool.work_slot(claim),
