@@ -70,7 +70,7 @@ def build(
     """Do the same with a header that is converted: ``values`` are arguments of Episode, and get the rest."""
     if "episode_id" not in values:
         values["episode_id"] = source.episode_id(data, index)
-    if "observation_space" in values or has_parts(columns):
+    if "observation_space" in values or "." in "".join(columns):
         obs = _observations(columns, final_obs, values)
     else:
         obs = to_obs(columns["obs"], values.get("observation_shape"))
