@@ -14,6 +14,7 @@ from experience.behavior_check import LogProbs, acting_versions, logp_mismatches
 from experience.episode import Episode
 from experience.errors import Problem, reject
 from experience.fit import action_problem, choices_mask_problem, definition_problem, observation_problem
+from experience.magnitude import largest
 from experience.space_parsing import action_space_of_rows
 from experience.spaces import ActionSpace, Space
 
@@ -225,7 +226,7 @@ def _kind_fits(episode: Episode, rules: Rules) -> Problem | None:
             return _problem(
                 "action_space", "action", f"{action.dtype} of shape {list(action.shape)}", accepted
             )
-        if action.max() >= rules.n_actions:
+        if largest(action) >= rules.n_actions:
             return _problem("action_space", "action", int(action.max()), accepted)
     if rules.action_size is not None and (
         action.dtype.kind != "f" or action.shape[1:] != (rules.action_size,)

@@ -36,18 +36,25 @@ class Claim:
         id: UUIDv7; claims sort by it in the order in which they were made.
         attempt: how often it was begun to be parsed; 0: never yet.
         name: its name in the inbox, shortened when it was longer than MAX_NAME_BYTES.
-        path: where it is now; ``Spool.attempt`` gives a claim with another one.
+        location: its path now, as text: a ``Path`` a file would cost as much as its rename. ``Spool.attempt``
+            gives a claim with another one.
     """
 
     id: str
     attempt: int
     name: str
-    path: Path
+    location: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is now."""
+        return Path(self.location)
 
 
 def claim_in(folder: Path, claim_id: str, attempt: int, name: str) -> Claim:
     """Return the claim with the path that it has in a writer's folder."""
-    return Claim(id=claim_id, attempt=attempt, name=name, path=folder / f"{claim_id}.{attempt}.{name}")
+    location = f"{folder}/{claim_id}.{attempt}.{name}"
+    return Claim(id=claim_id, attempt=attempt, name=name, location=location)
 
 
 def parsed(path: Path) -> Claim | None:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from experience.batch import Batch
 from experience.episode import Episode
 
+_Pair = tuple[Episode, int]
+"""An episode, and how many of its steps are learned from."""
+
 
 def collate(episodes: Sequence[Episode], *, observation_shape: tuple[int, ...]) -> Batch:
     """Lay ``episodes`` end to end; narrower observation vectors are filled with zeros.
@@ -20,20 +23,20 @@ def collate(episodes: Sequence[Episode], *, observation_shape: tuple[int, ...]) 
         episodes: admitted ones, at least one, all discrete or all continuous.
         observation_shape: the policy's. Bytes stay bytes where every episode has them.
     """
-    steps = np.array([usable_steps(episode) for episode in episodes])
+    lengths = [usable_steps(episode) for episode in episodes]
+    pairs = list(zip(episodes, lengths, strict=True))
+    rewards = [e.reward[:n] for e, n in pairs]
     return Batch(
-        obs=np.concatenate(
-            [widen(e.obs[:n], observation_shape) for e, n in zip(episodes, steps, strict=True)]
-        ),
-        final_obs=np.stack([_final(e, n, observation_shape) for e, n in zip(episodes, steps, strict=True)]),
-        action=np.concatenate([e.action[:n] for e, n in zip(episodes, steps, strict=True)]),
-        reward=np.concatenate([e.reward[:n] for e, n in zip(episodes, steps, strict=True)]),
-        logp=np.concatenate([_logp(e, n) for e, n in zip(episodes, steps, strict=True)]),
-        mask=_masks(episodes, steps),
-        policy_version=np.concatenate([_versions(e, n) for e, n in zip(episodes, steps, strict=True)]),
-        offsets=np.concatenate([[0], np.cumsum(steps)]).astype(np.int64),
+        obs=np.concatenate([widen(e.obs[:n], observation_shape) for e, n in pairs]),
+        final_obs=np.stack([_final(e, n, observation_shape) for e, n in pairs]),
+        action=np.concatenate([e.action[:n] for e, n in pairs]),
+        reward=np.concatenate(rewards),
+        logp=np.concatenate([_logp(e, n) for e, n in pairs]),
+        mask=_masks(pairs),
+        policy_version=_versions(pairs),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         terminated=np.array([e.terminated for e in episodes]),
-        total_reward=np.array([float(e.reward[:n].sum()) for e, n in zip(episodes, steps, strict=True)]),
+        total_reward=np.array([np.add.reduce(each) for each in rewards]),
     )
 
 
@@ -65,19 +68,22 @@ def _logp(episode: Episode, steps: int) -> NDArray[np.float64]:
     return np.full(steps, np.nan) if episode.logp is None else episode.logp[:steps]
 
 
-def _versions(episode: Episode, steps: int) -> NDArray[np.int64]:
+def _versions(pairs: Sequence[_Pair]) -> NDArray[np.int64]:
+    if all(e.policy_version_step is None for e, _ in pairs):
+        return np.repeat(np.array([e.policy_version or 0 for e, _ in pairs], np.int64), [n for _, n in pairs])
+    return np.concatenate([_versions_of(e, n) for e, n in pairs])
+
+
+def _versions_of(episode: Episode, steps: int) -> NDArray[np.int64]:
     if episode.policy_version_step is not None:
         return episode.policy_version_step[:steps]
     return np.full(steps, episode.policy_version or 0, np.int64)
 
 
-def _masks(episodes: Sequence[Episode], steps: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    widths = {episode.mask.shape[1] for episode in episodes if episode.mask is not None}
+def _masks(pairs: Sequence[_Pair]) -> NDArray[np.bool_] | None:
+    widths = {e.mask.shape[1] for e, _ in pairs if e.mask is not None}
     if not widths:
         return None
     width = widths.pop()
-    free = [
-        np.ones((n, width), bool) if e.mask is None else e.mask[:n]
-        for e, n in zip(episodes, steps, strict=True)
-    ]
+    free = [np.ones((n, width), bool) if e.mask is None else e.mask[:n] for e, n in pairs]
     return np.concatenate(free)

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,13 +24,14 @@ from experience.codec import Limits, decoding
 from experience.errors import InputError, Problem, reject
 from experience.in_hand import NONE, InHand
 from experience.in_step import Steps, finish, in_step
-from experience.intake_file import drop_copy, read_claimed
-from experience.wire import Message, encode
+from experience.intake_file import read_claimed
+from experience.wire import Message, Part, encode
+from experience.work_file import WorkFiles
 
 READY = -1
 """Job number of the first frame: imports are done, the time of the first job starts now."""
 
-Frame = list[bytes | memoryview]
+Frame = list[Part]
 
 _OUTPUT_BUFFER_BYTES = 2**18
 """One write some small episodes."""
@@ -40,6 +42,10 @@ _SMALL_BYTES = 2**20
 _TOGETHER_S = 1.0
 """Time for files that are worked on together, and wait for the last of them; sixteen usual ones take 5 ms.
 Small ones may hold thousands of episodes: each of those gets the parent's deadline for itself."""
+
+_COLLECT_OBJECTS = 20_000
+"""Collections of garbage begin at so many new objects, not at 700: a table of 64 episodes is some thousands,
+nearly all of which go with it, and looking for cycles among them took a fourteenth of its time."""
 
 _NICENESS = 5
 """Reading yields to the update that trains beside it."""
@@ -53,6 +59,7 @@ def main() -> int:
     np.seterr(all="ignore")  # what overflows becomes infinite, and is refused by name
     in_hand = InHand(int(sys.argv[2]) if len(sys.argv) > 2 else None)  # noqa: PLR2004 - without a parent that reads it
     gc.freeze()  # what has been imported lives as long as the process: no collection need look at it
+    gc.set_threshold(_COLLECT_OBJECTS)
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, output, Limits(**settings["limits"]), begin=in_hand.note)
     return 0
@@ -73,7 +80,7 @@ def serve(
         limits: what a file may hold.
         begin: told the number of the job that is worked on from now on.
     """
-    _send(output, encode(Message(job=READY, mtime_s=0.0)))
+    _send(output, encode([Message(job=READY, mtime_s=0.0)]))
     for line in lines:
         _answer_all(json.loads(line), output, limits, begin)
 
@@ -96,14 +103,15 @@ def _answer_all(
 def answer(job: dict[str, Any], limits: Limits) -> Frame:
     """Return the frame for one job; every failure becomes its problem."""
     try:
-        return finish(_answering(job, limits))
+        with WorkFiles() as works:
+            return encode([finish(_running(job, limits, works))])
     except InputError as error:
         problem = error.problem
     except MemoryError:
         problem = _too_large()
     except Exception as error:  # noqa: BLE001 - the last line of defense; a bug here must cost one file only
         problem = _unexpected(error)
-    return encode(Message(job=job["job"], mtime_s=0.0, problem=problem))
+    return encode([Message(job=job["job"], mtime_s=0.0, problem=problem)])
 
 
 def _together(
@@ -115,21 +123,35 @@ def _together(
     """
     until_s = time.monotonic() + _TOGETHER_S
     try:
-        works = [_trying(job, limits) for job in jobs]
-        return in_step(
-            works,
-            begin=lambda place: begin(jobs[place]["job"]),
-            go_on=lambda: time.monotonic() < until_s,
-        )
+        with WorkFiles() as works:
+            messages = in_step(
+                [_trying(job, limits, works) for job in jobs],
+                begin=lambda place: begin(jobs[place]["job"]),
+                go_on=lambda: time.monotonic() < until_s,
+            )
+        return _framed(messages)
     except MemoryError:
         return [None] * len(jobs)
     finally:
         begin(NONE)  # what is wrong with an answer from here on need not be of the one worked on last
 
 
-def _trying(job: dict[str, Any], limits: Limits) -> Steps[Frame | None]:
+def _framed(messages: Sequence[Message | None]) -> list[Frame | None]:
+    """Put neighbors into one frame, in the place of the first; nothing stands in those of the others."""
+    frames: list[Frame | None] = [None if message is None else [] for message in messages]
+    begin = 0
+    for _, run in groupby(messages, lambda message: message is None):
+        some = list(run)
+        read = [message for message in some if message is not None]
+        if read:
+            frames[begin] = encode(read)
+        begin += len(some)
+    return frames
+
+
+def _trying(job: dict[str, Any], limits: Limits, works: WorkFiles) -> Steps[Message | None]:
     try:
-        return (yield from _answering(job, limits))
+        return (yield from _running(job, limits, works))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - whatever it is, it comes again
@@ -143,21 +165,14 @@ def _are_small(jobs: Sequence[dict[str, Any]]) -> bool:
         return False
 
 
-def _answering(job: dict[str, Any], limits: Limits) -> Steps[Frame]:
-    """Return the frame for one job, in steps; raises as ``_running`` does."""
-    message = yield from _running(job, limits)
-    yield
-    return encode(message)
-
-
-def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:
+def _running(job: dict[str, Any], limits: Limits, works: WorkFiles) -> Steps[Message]:
     """Read and decode one file.
 
     Raises:
         InputError: the whole file cannot be read.
     """
-    work = job["work_path"]
-    data, sha256, mtime_s = read_claimed(job["claim_path"], work, limits)
+    work, slot = works.at(job["work_path"]), job["slot"]
+    data, sha256, mtime_s = read_claimed(job["claim_path"], work, slot, limits)
     yield
     try:
         decoded = yield from decoding(
@@ -165,7 +180,7 @@ def _running(job: dict[str, Any], limits: Limits) -> Steps[Message]:
         )
     except InputError as error:
         if error.problem.reason == "truncated":
-            drop_copy(work)
+            work.drop(slot)  # the next attempt sees the file as it has grown
         raise
     return Message(job=job["job"], mtime_s=mtime_s, decoded=decoded)
 

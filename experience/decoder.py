@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,8 +25,6 @@ DEFAULT_DEADLINE_S = 30.0
 """The largest accepted file takes under 5 s on a slow machine."""
 
 _START_DEADLINE_S = 60.0
-_MANY_JOBS = 8
-"""While so many results are to come, they are gathered."""
 TOGETHER = 16
 """Jobs that the child works on in step: beyond, nothing is gained."""
 
@@ -37,15 +35,17 @@ class DecodeJob:
 
     Attributes:
         claim_path: the claimed file.
-        work_path: where the daemon's own copy of it goes.
+        work_path: the work file that the daemon's own copy of it goes to.
         name: the name that the client gave it; its extension decides the format.
         ingested_at: when it was first seen, UTC seconds.
+        slot: in which place of the work file.
     """
 
     claim_path: str
     work_path: str
     name: str
     ingested_at: float
+    slot: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,8 @@ class DecodeResult:
 
 _Jobs = Sequence[tuple[int, DecodeJob]]
 """With their numbers."""
+
+Meanwhile = Callable[[], Iterable[DecodeJob]]
 
 
 class Decoder:
@@ -109,7 +111,7 @@ class Decoder:
         self._ready_child()
 
     def decode(
-        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Meanwhile = lambda: ()
     ) -> Iterator[DecodeResult]:
         """Yield one result a job, in order; the child works ahead while the caller looks at them.
 
@@ -117,7 +119,8 @@ class Decoder:
 
         Args:
             jobs: the files.
-            meanwhile: what must be done before the first result counts; the child has begun by then.
+            meanwhile: what must be done before the first result counts, and returns further jobs; the child
+                has begun by then.
 
         Raises:
             DecoderDied: the child cannot be started.
@@ -130,7 +133,7 @@ class Decoder:
             raise
 
     def decode_some(
-        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Meanwhile = lambda: ()
     ) -> Generator[list[DecodeResult], None, None]:
         """As ``decode``, in lists of what has come together: at least one each."""
         left = deque(enumerate(jobs))
@@ -142,9 +145,12 @@ class Decoder:
             try:
                 with contextlib.suppress(DecoderFailed):
                     child = self._begin(groups)
-                    meanwhile()
-                    meanwhile = lambda: None  # noqa: E731 - once, however many children it takes
+                    more = list(enumerate(meanwhile(), len(jobs)))
+                    meanwhile = lambda: ()  # noqa: E731 - once, however many children it takes
                     if child is not None:
+                        left += more
+                        groups += _groups(more, together)
+                        child.send_more(_lines(_groups(more, together)))
                         yield from self._results(child, left, died)
             finally:
                 if left:
@@ -162,7 +168,7 @@ class Decoder:
         """Give a child the jobs that are left; None when closed."""
         child = self._ready_child()
         if child is not None:
-            child.send(b"".join(map(_line, groups)))
+            child.send(_lines(groups))
         return child
 
     def _results(
@@ -170,7 +176,7 @@ class Decoder:
     ) -> Iterator[list[DecodeResult]]:
         """Yield results and take their jobs off ``left``, until the child fails."""
         while left:
-            messages = child.receive(self._deadline_s, gather=len(left) >= _MANY_JOBS)
+            messages = child.receive(self._deadline_s)
             results: list[DecodeResult] = []
             expected = True
             for message in messages:
@@ -251,6 +257,11 @@ def _groups(left: _Jobs, together: int) -> list[_Jobs]:
     return [left[at : at + together] for at in range(0, len(left), together)]
 
 
-def _line(group: _Jobs) -> bytes:
-    """One group as the child takes it."""
-    return json.dumps([{"job": number, **vars(job)} for number, job in group]).encode() + b"\n"
+def _lines(groups: Iterable[_Jobs]) -> bytes:
+    """Groups as the child takes them."""
+    return b"".join(
+        [
+            json.dumps([{"job": number, **vars(job)} for number, job in group]).encode() + b"\n"
+            for group in groups
+        ]
+    )

@@ -17,9 +17,7 @@ from experience.in_hand import NONE, InHandFile
 _PIPE_BYTES = 2**20
 """How far the child reads ahead while the learner is busy: 60 files of 15 kB."""
 _CHUNK_BYTES = 2**18
-_GATHER_S = 0.002
-"""While many results are to come, about ten of small files at a time: where both processes share a core, each
-switch between them costs them what they have in the caches."""
+"""Of job lines, at a time."""
 
 
 class DecoderFailed(Exception):  # noqa: N818 - what became of it, not an error of the caller
@@ -62,9 +60,7 @@ class DecoderProcess:
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._output.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._max_frame_bytes = max_frame_bytes
-        self._received, self._chunk = bytearray(), bytearray(_CHUNK_BYTES)
         self._unsent = memoryview(b"")
-        self._gather_s = 0.0
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
         self._stopped = threading.Event()
@@ -98,25 +94,32 @@ class DecoderProcess:
             self._poll.register(self._input, select.POLLOUT)
             self._write_some()
 
-    def receive(self, deadline_s: float, *, gather: bool = False) -> list[wire.Message]:
-        """Wait for the next frame, and write what is queued meanwhile; return all that have come by then.
+    def send_more(self, data: bytes) -> None:
+        """Put ``data`` behind what was sent."""
+        with self._in_use:
+            if data and not self._stopped.is_set():
+                self._unsent = memoryview(bytes(self._unsent) + data)
+                self._poll.register(self._input, select.POLLOUT)
+                self._write_some()
+
+    def receive(self, deadline_s: float) -> list[wire.Message]:
+        """Wait for the next frame, and write what is queued meanwhile; return the messages in it.
 
         Args:
             deadline_s: seconds to wait.
-            gather: when it has to wait, let some more frames come, so as not to be woken by each.
 
         Raises:
             DecoderFailed: it ended, was stopped, or none came in time.
         """
         until_s = time.monotonic() + deadline_s
-        self._gather_s = _GATHER_S if gather else 0.0
         with self._in_use:
             if self._stopped.is_set():
                 raise DecoderFailed
             try:
-                self._await(wire.PREFIX.size, until_s)
-                self._await(wire.PREFIX.size + self._announced_bytes(), until_s)
-                return self._take()
+                if self._unsent:
+                    self._write_some()
+                prefix = self._read(wire.PREFIX.size, until_s)
+                return wire.decode(prefix, self._read(self._announced_bytes(prefix), until_s))
             except BadFrame as error:
                 self.distrust()
                 raise DecoderFailed from error
@@ -127,46 +130,40 @@ class DecoderProcess:
         """It answered with nonsense: what it has in hand by now need not be the job that is waited for."""
         self.is_trusted = False
 
-    def _announced_bytes(self) -> int:
-        size_bytes = wire.frame_bytes(bytes(self._received[: wire.PREFIX.size]))
+    def _announced_bytes(self, prefix: bytearray) -> int:
+        size_bytes = wire.frame_bytes(prefix)
         if size_bytes > self._max_frame_bytes:
             raise BadFrame(f"{size_bytes} bytes; accepted: {self._max_frame_bytes}")
         return size_bytes
 
-    def _await(self, size_bytes: int, until_s: float) -> None:
-        while len(self._received) < size_bytes:
-            if self._unsent or not self._fill():
+    def _read(self, size_bytes: int, until_s: float) -> bytearray:
+        """Read so many bytes into where they stay."""
+        data = bytearray(size_bytes)
+        left = memoryview(data)
+        while left:
+            count = self._read_some(left)
+            if not count:
                 self._wait(until_s)
+            left = left[count:]
+        return data
 
-    def _take(self) -> list[wire.Message]:
-        """Take out every frame of which all has come, up to one that is none."""
-        messages: list[wire.Message] = []
-        at, n_prefix = 0, wire.PREFIX.size
-        with memoryview(self._received) as received:
-            while at + n_prefix <= len(received):
-                prefix = bytes(received[at : at + n_prefix])
-                try:
-                    end = at + n_prefix + wire.frame_bytes(prefix)
-                    if end > len(received):
-                        break
-                    messages.append(wire.decode(prefix, bytes(received[at + n_prefix : end])))
-                except BadFrame:
-                    if not messages:
-                        raise
-                    break  # what came before it counts; the next call begins with it
-                at = end
-        del self._received[:at]
-        return messages
+    def _read_some(self, room: memoryview) -> int:
+        """Read what is there; 0 when nothing is."""
+        try:
+            count = os.readv(self._output.fileno(), [room])
+        except BlockingIOError:
+            return 0
+        if not count:
+            raise DecoderFailed
+        return count
 
     def _wait(self, until_s: float) -> None:
+        """Wait until there is something to read, and write what is queued meanwhile."""
         left_s = until_s - time.monotonic()
         if left_s <= 0 or self._stopped.is_set():
             raise DecoderFailed
         for descriptor, _ in self._poll.poll(1000 * left_s + 1):
-            if descriptor == self._output.fileno():
-                time.sleep(self._gather_s)
-                self._fill()
-            else:
+            if descriptor == self._input.fileno():
                 self._write_some()
 
     def _write_some(self) -> None:
@@ -179,17 +176,6 @@ class DecoderProcess:
             self._unsent = memoryview(b"")
         if not self._unsent:
             self._poll.unregister(self._input)
-
-    def _fill(self) -> bool:
-        """Read what is there; False when nothing is."""
-        try:
-            count = os.readv(self._output.fileno(), [self._chunk])
-        except BlockingIOError:
-            return False
-        if not count:
-            raise DecoderFailed
-        self._received += memoryview(self._chunk)[:count]
-        return True
 
     def stop(self) -> None:
         """Kill the process, and close the pipes once nobody waits on them."""
@@ -211,6 +197,7 @@ def _environment() -> dict[str, str]:
     allocator = {
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "16777216",  # else what a file took is asked for again by the next
         "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve address space ahead
     }
     return {**os.environ, **threads, **allocator, "PYTHONPATH": path}

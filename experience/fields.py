@@ -39,6 +39,9 @@ END_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """Field of an episode's end -> its synonyms. ``done`` counts only where the first two are left out."""
 
+FLAGS = ("terminated", "truncated", "done")
+"""How an episode ended: the first two, or the third alone."""
+
 HEADER_FIELDS: Mapping[str, tuple[str, ...]] = {
     "schema_version": (),
     "episode_id": ("eps_id",),
@@ -160,17 +163,22 @@ def header_values(header: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def convert(name: str, value: Any) -> Any:
+    """Convert one header field, as ``header_values`` does.
+
+    Raises:
+        InputError: as it does.
+    """
+    return _CONVERTERS[name](name, value)
+
+
 def outcome(flags: Mapping[str, Any]) -> tuple[bool, bool]:
     """Return (terminated, truncated) as the client said; ``flags`` holds canonical names, null is left out.
 
     Raises:
         InputError: ``terminated`` is not known. It is never inferred.
     """
-    given = {
-        name: to_flag(name, flags[name])
-        for name in ("terminated", "truncated", "done")
-        if flags.get(name) is not None
-    }
+    given = {name: to_flag(name, flags[name]) for name in FLAGS if flags.get(name) is not None}
     if "terminated" not in given and "truncated" not in given and "done" in given:
         return given["done"], False
     truncated = given.get("truncated", False)

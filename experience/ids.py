@@ -29,6 +29,16 @@ def uuid7(now_s: float | None = None) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def uuid7_alike(count: int) -> list[str]:
+    """Return new ids that share all but their last digit, ascending.
+
+    Args:
+        count: at most 16.
+    """
+    shared = uuid7()[:-1]
+    return [f"{shared}{digit:x}" for digit in range(count)]
+
+
 def uuid7_time_s(text: str) -> float:
     """Return the time that a UUID version 7 holds, in seconds since 1970, to a quarter of a microsecond."""
     value = int(text.replace("-", ""), 16)

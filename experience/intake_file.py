@@ -5,7 +5,6 @@ attempt parses the same bytes. Nothing but a regular file of one name is opened:
 waited for.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -14,10 +13,9 @@ from typing import NamedTuple
 
 from experience.codec.contract import Limits
 from experience.errors import InputError, reject
+from experience.work_file import StrPath, WorkFile
 
-_DIGEST_BYTES = 32
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_COPY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACCEPTED = "a regular file with one name: no folder, link, fifo, socket or device"
 
 
@@ -35,35 +33,26 @@ class ClaimedFile(NamedTuple):
     mtime_s: float
 
 
-StrPath = str | os.PathLike[str]
-"""A ``Path`` takes as long to make as a small file to open, so text is taken as well."""
+def read_claimed(claimed: StrPath, work: WorkFile, slot: int, limits: Limits) -> ClaimedFile:
+    """Return the bytes of ``claimed``, from their copy in ``work`` where an earlier attempt left a whole one.
 
-
-def read_claimed(claimed: StrPath, work: StrPath, limits: Limits) -> ClaimedFile:
-    """Return the bytes of ``claimed``, from the copy at ``work`` when an earlier attempt left a whole one.
-
-    The copy is the bytes followed by their sha256, so that one cut short by a kill or damaged by a power cut
-    is made again. A copy that cannot be written (a full disk) is no fault of the file: its bytes are used all
-    the same.
+    Args:
+        claimed: the client's file.
+        work: where copies are kept.
+        slot: in which place there.
+        limits: what a file may hold.
 
     Raises:
         InputError: ``not_regular``, ``too_large`` or ``unreadable``.
     """
     status = _checked_status(claimed, limits)
-    kept = _read_copy(work, limits)
+    kept = work.read(slot)
     if kept is not None:
         return ClaimedFile(kept, hashlib.sha256(kept).hexdigest(), status.st_mtime)
     data = _read(claimed, status, limits)
     digest = hashlib.sha256(data)
-    with contextlib.suppress(OSError):
-        _write_copy(work, data, digest.digest())
+    work.keep(slot, data, digest.digest())
     return ClaimedFile(data, digest.hexdigest(), status.st_mtime)
-
-
-def drop_copy(work: StrPath) -> None:
-    """Forget the bytes of a file that was cut short, so that the next attempt sees it grown."""
-    with contextlib.suppress(OSError):
-        os.unlink(work)  # noqa: PTH108 - may be text
 
 
 def _checked_status(path: StrPath, limits: Limits) -> os.stat_result:
@@ -133,26 +122,3 @@ def _read_all(descriptor: int, size_bytes: int, limits: Limits) -> bytes:
         if total > limits.max_file_bytes:
             raise _too_large(total, limits)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _write_copy(work: StrPath, data: bytes, digest: bytes) -> None:
-    """Write in place: half a copy does not match its digest, and is no copy."""
-    file = os.open(work, _COPY_FLAGS, 0o666)
-    try:
-        written = os.writev(file, (data, digest))
-    finally:
-        os.close(file)
-    if written < len(data) + len(digest):
-        os.unlink(work)  # noqa: PTH108 - quicker than Path.unlink
-
-
-def _read_copy(work: StrPath, limits: Limits) -> bytes | None:
-    if not os.path.lexists(work):
-        return None  # as nearly always
-    room = Limits(max_file_bytes=limits.max_file_bytes + _DIGEST_BYTES)
-    try:
-        content = _read(work, os.lstat(work), room)
-    except (OSError, InputError):
-        return None
-    data = content[:-_DIGEST_BYTES]
-    return data if hashlib.sha256(data).digest() == content[-_DIGEST_BYTES:] else None

@@ -17,6 +17,11 @@ def norm(array: NDArray[Any]) -> float:
     return math.sqrt(squared) if squared < math.inf else squared
 
 
+def largest(array: NDArray[Any]) -> Any:
+    """The largest entry, NaN where there is one: as ``array.max()``, which takes some microseconds longer."""
+    return array.item(array.argmax())
+
+
 def is_finite(array: NDArray[Any]) -> bool:
     """Whether every one of the floating numbers is finite."""
     return math.isfinite(norm(array)) or bool(np.isfinite(array).all())

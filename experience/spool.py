@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -38,7 +39,8 @@ class Sizes:
 class Spool:
     """The spool at ``root``, as one writer uses it.
 
-    Holds no state but a cache of sizes: several processes may use one spool under different writer names.
+    Holds no state but a cache of sizes, and which claims share a work file: several processes may use one
+    spool under different writer names.
 
     Args:
         root: ``[paths] spool``.
@@ -62,6 +64,8 @@ class Spool:
         self._refused = self.root / "refused"
         self._quarantine = self.root / "quarantine"
         self._folder_sizes = FolderSizes()
+        self._sharing: dict[str, int] = {}
+        self._sharing_lock = threading.Lock()
         self._access: dict[Path, tuple[int, int]] = {}
 
     def make_folders(self) -> None:
@@ -112,12 +116,13 @@ class Spool:
         waiting = self.waiting()
         return len(waiting), waiting[0].mtime_s if waiting else None
 
-    def claim(self, name: str, *, attempt: int = 0) -> Claim | None:
+    def claim(self, name: str, *, attempt: int = 0, claim_id: str | None = None) -> Claim | None:
         """Take ``name`` out of the inbox by one rename, onto a name that cannot exist yet.
 
         Args:
             name: in the inbox.
             attempt: 1 when it is to be parsed at once: that saves a rename.
+            claim_id: a new one; those of ``uuid7_alike`` share a work file.
 
         Returns:
             None when it is gone, or begins with a dot: such names are not for us.
@@ -129,14 +134,15 @@ class Spool:
             raise ValueError(f"{name!r} is not the name of a file")
         if name.startswith("."):
             return None
-        claim = claim_in(self._claimed, uuid7(), attempt, shortened(name))
+        claim = claim_in(self._claimed, claim_id or uuid7(), attempt, shortened(name))
         source = f"{self._inbox_text}/{name}"
         try:
-            os.rename(source, claim.path)  # noqa: PTH104 - a Path a file costs as much as the rename
+            os.rename(source, claim.location)  # noqa: PTH104 - a Path a file costs as much as the rename
         except FileNotFoundError:
             if os.path.lexists(source):
                 raise
             return None
+        self._share(claim)
         return claim
 
     def claimed(self, name: str) -> Claim | None:
@@ -153,8 +159,11 @@ class Spool:
 
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
-        claims = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
-        return sorted((claim for claim in claims if claim), key=lambda claim: claim.id)
+        found = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
+        claims = sorted((claim for claim in found if claim), key=lambda claim: claim.id)
+        for claim in claims:
+            self._share(claim)
+        return claims
 
     def attempt(self, claim: Claim) -> Claim:
         """Raise the number of attempts in the name: it holds also when parsing ends the process."""
@@ -168,8 +177,17 @@ class Spool:
         return self._renumber(claim, 1)
 
     def work_path(self, claim: Claim) -> Path:
-        """Where the daemon's own copy of the claimed bytes goes."""
-        return self._work / f"{claim.id}.{self.writer}"
+        """The work file that the daemon's own copy of the claimed bytes goes to, in place ``work_slot``."""
+        return Path(self.work_location(claim))
+
+    def work_location(self, claim: Claim) -> str:
+        """The same as text."""
+        return f"{self._work}/{claim.id[:-1]}.{self.writer}"
+
+    @staticmethod
+    def work_slot(claim: Claim) -> int:
+        """Place of the copy in the work file, where claims have theirs whose ids differ in the last digit."""
+        return int(claim.id[-1], 16)
 
     def finish(self, claim: Claim) -> None:
         """Let go of a claim whose every episode is learned and archived, or refused.
@@ -178,7 +196,7 @@ class Spool:
         bytes that the client has changed in the meantime. A copy without a claim is swept.
         """
         claim.path.unlink(missing_ok=True)
-        self.work_path(claim).unlink(missing_ok=True)
+        self._drop_copy(claim)
 
     def refuse(
         self,
@@ -229,7 +247,7 @@ class Spool:
                 record.unlink(missing_ok=True)
                 raise
         _fsync_rename(self._claimed, folder)
-        self.work_path(claim).unlink(missing_ok=True)
+        self._drop_copy(claim)
         return target
 
     def archive(
@@ -277,9 +295,10 @@ class Spool:
         copies = [
             self._work / entry.name for entry in entries(self._work) if not entry.name.startswith(ASIDE)
         ]
-        claimed = {self.work_path(claim) for claim in self.resume()}
+        claimed = {claim.id[:-1] for claim in self.resume()}
         for copy in copies:
-            if copy.name[36:] == f".{self.writer}" and copy not in claimed:
+            own = f".{self.writer}" in (copy.name[35:], copy.name[36:])  # a whole id in earlier releases
+            if own and copy.name[:35] not in claimed:
                 copy.unlink(missing_ok=True)
                 removed.append(copy)
         return removed
@@ -325,6 +344,21 @@ class Spool:
             *(self._inbox, self._busy, self._claimed, self._work),
             *(self.archive_folder, self._refused, self._quarantine),
         )
+
+    def _share(self, claim: Claim) -> None:
+        shared, slot = claim.id[:-1], self.work_slot(claim)
+        with self._sharing_lock:
+            self._sharing[shared] = self._sharing.get(shared, 0) | 1 << slot
+
+    def _drop_copy(self, claim: Claim) -> None:
+        """Remove the work file with the last claim that shares it."""
+        shared, slot = claim.id[:-1], self.work_slot(claim)
+        with self._sharing_lock:
+            others = self._sharing.pop(shared, 0) & ~(1 << slot)
+            if others:
+                self._sharing[shared] = others
+            else:
+                self.work_path(claim).unlink(missing_ok=True)
 
     def _renumber(self, claim: Claim, attempt: int) -> Claim:
         again = claim_in(self._claimed, claim.id, attempt, claim.name)

@@ -1,6 +1,8 @@
 """Results on the pipe from the decoder process: a JSON header and raw arrays, never pickle.
 
-A frame is ``<4s I Q``: magic, header bytes, body bytes; then the header, then the arrays' bytes, each at a
+A frame is ``<4s I Q``: magic, header bytes, body bytes; then the header, then the arrays' bytes. It holds the
+results of one job, or of several that were worked on together: what their episodes have in common stands in
+it once, and the steps of all of them stand end to end, one block for each field, dtype and shape, at a
 multiple of 16. The reader takes nothing on trust: the decoder process has just parsed a stranger's file.
 """
 
@@ -8,30 +10,34 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experience.alike import Alike, Laid
 from experience.codec.contract import Decoded
 from experience.episode import Episode
 from experience.errors import BadFrame, InputError, Problem
 
 PREFIX = struct.Struct("<4sIQ")
-_MAGIC = b"LRN1"
+_MAGIC = b"LRN2"
 _ALIGNMENT_BYTES = 16
 _ZEROS = bytes(_ALIGNMENT_BYTES)
 _ARRAYS = ("obs", "action", "reward", "logp", "mask", "policy_version_step")
 _DTYPES = frozenset(np.dtype(kind).str for kind in (np.float32, np.float64, np.int64, np.uint8, np.bool_))
-_SCALARS: Mapping[str, Any] = {
-    item.name: {} if item.name == "extensions" else item.default
-    for item in dataclasses.fields(Episode)
-    if item.name not in _ARRAYS
-}
-"""Field -> its default, which is left out: most episodes give few of them."""
+_NESTED: Mapping[str, Any] = {"action_space": None, "observation_space": None, "extensions": {}}
+"""Field -> its default, which is left out. Equal ones may still differ: 1 is true, and 1.0."""
+_PLAIN = tuple(
+    item.name for item in dataclasses.fields(Episode) if item.name not in _ARRAYS and item.name not in _NESTED
+)
+"""Fields that are left out where the first episode of the frame has the same."""
 _TUPLES = ("tags", "observation_shape")
+
+Part = bytes | memoryview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,50 +57,73 @@ class Message:
     problem: Problem | None = None
 
 
-def encode(message: Message) -> list[bytes | memoryview]:
-    """Return the frame in pieces, to be written one after another; arrays are not copied."""
-    body = _Body()
-    decoded = message.decoded
+def encode(messages: Sequence[Message]) -> list[Part]:
+    """Return one frame for ``messages`` in pieces, to be written one after another; arrays are not copied."""
+    episodes = [e for message in messages if message.decoded for e in message.decoded.episodes]
+    first = {name: vars(episodes[0])[name] for name in _PLAIN} if episodes else {}
+    blocks, parts, n_bytes = _blocks(episodes)
     header = {
-        "job": message.job,
-        "mtime_s": message.mtime_s,
-        "problem": _problem_row(message.problem),
-        "episodes": [_row(episode, body) for episode in decoded.episodes] if decoded else None,
-        "problems": [_problem_row(problem) for problem in decoded.problems] if decoded else [],
+        "jobs": [_job_row(message) for message in messages],
+        "first": first,
+        "episodes": _rows(episodes, first),
+        "blocks": blocks,
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-    return [PREFIX.pack(_MAGIC, len(text), body.n_bytes), text, *body.parts]
+    return [PREFIX.pack(_MAGIC, len(text), n_bytes), text, *parts]
 
 
-class _Body:
-    """The arrays' bytes, one after another."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes | memoryview] = []
-        self.n_bytes = 0
-
-    def add(self, array: NDArray[Any]) -> list[Any]:
-        """Return [dtype, shape, offset]."""
-        entry = [array.dtype.str, array.shape, self.n_bytes]
-        n_bytes = array.nbytes
-        self.parts.append(np.ascontiguousarray(array).data.cast("B"))
-        if padding := -n_bytes % _ALIGNMENT_BYTES:
-            self.parts.append(_ZEROS[:padding])
-        self.n_bytes += n_bytes + padding
-        return entry
+def _job_row(message: Message) -> list[Any]:
+    """[job, mtime_s, problem, number of episodes, their problems]."""
+    decoded = message.decoded
+    problems = [_problem_row(problem) for problem in decoded.problems] if decoded else []
+    n_episodes = len(decoded.episodes) if decoded else None
+    return [message.job, message.mtime_s, _problem_row(message.problem), n_episodes, problems]
 
 
-def _row(episode: Episode, body: _Body) -> dict[str, Any]:
-    fields = vars(episode)
-    row: dict[str, Any] = {
-        name: value for name, default in _SCALARS.items() if (value := fields[name]) != default
-    }
-    row["arrays"] = {name: body.add(array) for name in _ARRAYS if (array := fields[name]) is not None}
-    return row
+def _problem_row(problem: Problem | None) -> dict[str, Any] | None:
+    return None if problem is None else dataclasses.asdict(problem)
 
 
-def frame_bytes(prefix: bytes) -> int:
+def _rows(episodes: Sequence[Episode], first: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each says of itself; field by field, as most of them are the same in all."""
+    fields = [vars(episode) for episode in episodes]
+    rows: list[dict[str, Any]] = [{} for _ in fields]
+    for name, usual in (*first.items(), *_NESTED.items()):
+        values = [each[name] for each in fields]
+        if values.count(usual) < len(values):
+            for row, value in zip(rows, values, strict=True):
+                if value != usual:
+                    row[name] = value
+    return rows
+
+
+def _blocks(episodes: Sequence[Episode]) -> tuple[list[list[Any]], list[Part], int]:
+    """[field, dtype, shape of a step, positions of the episodes, rows of each]; the bytes; how many."""
+    found: dict[tuple[str, np.dtype[Any], tuple[int, ...]], list[tuple[int, NDArray[Any]]]] = {}
+    for place, episode in enumerate(episodes):
+        fields = vars(episode)
+        for name in _ARRAYS:
+            array = fields[name]
+            if array is not None:
+                kind = name, array.dtype, array.shape[1:]
+                found.setdefault(kind, []).append((place, array))
+    blocks: list[list[Any]] = []
+    parts: list[Part] = []
+    n_bytes = 0
+    for (name, dtype, shape), placed in found.items():
+        blocks.append(
+            [name, dtype.str, shape, [place for place, _ in placed], [len(array) for _, array in placed]]
+        )
+        parts += [np.ascontiguousarray(array).data for _, array in placed]
+        size = sum([array.nbytes for _, array in placed])
+        padding = -size % _ALIGNMENT_BYTES
+        parts.append(_ZEROS[:padding])
+        n_bytes += size + padding
+    return blocks, parts, n_bytes
+
+
+def frame_bytes(prefix: bytes | bytearray) -> int:
     """Return how many bytes follow ``prefix``.
 
     Raises:
@@ -108,8 +137,8 @@ def frame_bytes(prefix: bytes) -> int:
     return int(n_header + n_body)
 
 
-def decode(prefix: bytes, rest: bytes | bytearray) -> Message:
-    """Read a frame; the episodes' arrays are views of ``rest``.
+def decode(prefix: bytes | bytearray, rest: bytes | bytearray) -> list[Message]:
+    """Read a frame; the episodes' arrays are views of ``rest``, which nobody may change any longer.
 
     Raises:
         BadFrame: it is none.
@@ -119,42 +148,64 @@ def decode(prefix: bytes, rest: bytes | bytearray) -> Message:
     _, n_header, _ = PREFIX.unpack(prefix)
     try:
         header = json.loads(rest[:n_header].decode())  # quicker than from bytes
-        return _message(header, memoryview(rest)[n_header:])
-    except (ValueError, KeyError, TypeError, AttributeError, InputError, RecursionError) as error:
+        return _messages(header, memoryview(rest).toreadonly()[n_header:])
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise BadFrame(f"{type(error).__name__}: {error}") from error
+    except (InputError, RecursionError) as error:
         raise BadFrame(f"{type(error).__name__}: {error}") from error
 
 
-def _message(header: Mapping[str, Any], body: memoryview) -> Message:
-    decoded = None
-    if header["episodes"] is not None:
-        decoded = Decoded(
-            episodes=tuple(_episode(row, body) for row in header["episodes"]),
-            problems=tuple(Problem(**row) for row in header["problems"]),
-        )
-    problem = header["problem"]
-    return Message(
-        job=int(header["job"]),
-        mtime_s=float(header["mtime_s"]),
-        decoded=decoded,
-        problem=None if problem is None else Problem(**problem),
-    )
+def _messages(header: Mapping[str, Any], body: memoryview) -> list[Message]:
+    episodes = _episodes(header, body)
+    messages, begin = [], 0
+    for job, mtime_s, problem, n_episodes, problems in header["jobs"]:
+        end = begin + (n_episodes or 0)
+        decoded = None
+        if n_episodes is not None:
+            found = tuple(Problem(**row) for row in problems)
+            decoded = Decoded(episodes=tuple(episodes[begin:end]), problems=found)
+        whole = None if problem is None else Problem(**problem)
+        messages.append(Message(job=int(job), mtime_s=float(mtime_s), decoded=decoded, problem=whole))
+        begin = end
+    if begin != len(episodes):
+        raise BadFrame(f"{len(episodes)} episodes, {begin} in its jobs")
+    return messages
 
 
-def _episode(row: Mapping[str, Any], body: memoryview) -> Episode:
-    values = {**row, **{name: _array(entry, body) for name, entry in row["arrays"].items()}}
-    del values["arrays"]
-    for name in _TUPLES:
-        if name in values:
-            values[name] = tuple(values[name])
-    return Episode.of(values)
+def _episodes(header: Mapping[str, Any], body: memoryview) -> Sequence[Episode]:
+    first, rows = header["first"], header["episodes"]
+    blocks = list(_laid(header["blocks"], body))
+    everyone = list(range(len(rows)))
+    if len(rows) > 1 and all(places == everyone for _, places, _ in blocks):
+        return _alike(first, rows, {name: laid for name, _, laid in blocks}).episodes()
+    values: list[dict[str, Any]] = [{**first, **row} for row in rows]
+    for name, places, laid in blocks:
+        for place, array in zip(places, laid.cut(), strict=True):
+            values[place][name] = array
+    return [Episode.of({name: _as_field(name, value) for name, value in each.items()}) for each in values]
 
 
-def _array(entry: Sequence[Any], body: memoryview) -> NDArray[Any]:
-    dtype, shape, offset = entry
-    if dtype not in _DTYPES or min(shape, default=0) < 0 or offset < 0:
-        raise BadFrame(f"an array of {dtype}, shape {shape}, at {offset}")
-    return np.frombuffer(body, np.dtype(dtype), count=math.prod(shape), offset=offset).reshape(shape)
+def _laid(blocks: Sequence[Any], body: memoryview) -> Iterator[tuple[str, list[int], Laid]]:
+    """Field, positions of the episodes, their arrays."""
+    offset = 0
+    for name, dtype, shape, places, rows in blocks:
+        if name not in _ARRAYS or dtype not in _DTYPES or min(*shape, *rows, 0) < 0:
+            raise BadFrame(f"arrays {name!r} of {dtype}, shape {shape}, {rows} rows")
+        offsets = list(accumulate(rows, initial=0))
+        block = np.frombuffer(body, dtype, offsets[-1] * math.prod(shape), offset)
+        offset += block.nbytes + -block.nbytes % _ALIGNMENT_BYTES
+        yield name, places, Laid(block.reshape(offsets[-1], *shape), offsets)
 
 
-def _problem_row(problem: Problem | None) -> dict[str, Any] | None:
-    return None if problem is None else dataclasses.asdict(problem)
+def _alike(first: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], steps: Mapping[str, Laid]) -> Alike:
+    """All episodes of a frame, which have the same fields."""
+    own = set().union(*rows)
+    common = {name: _as_field(name, value) for name, value in first.items() if name not in own}
+    defaults = {**_NESTED, **first}
+    varying = {name: [_as_field(name, row.get(name, defaults[name])) for row in rows] for name in own}
+    return Alike(common=common, varying=varying, steps=steps)
+
+
+def _as_field(name: str, value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if name in _TUPLES and value is not None else value

@@ -1,15 +1,18 @@
 """Intake: claim → decode → sort, so that admitted episodes wait in memory, few at a time."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
 from experience.claims import Claim
 from experience.decoder import DecodeJob, Decoder, DecodeResult
 from experience.errors import Problem, reject
-from experience.ids import uuid7_time_s
+from experience.ids import uuid7_alike, uuid7_time_s
 from experience.spool import Spool
+from experience.work_file import SLOTS
 from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.clock import Clock
@@ -19,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 3
 """A file that kills its decoder, or is still cut short, this often is quarantined."""
+
+Meanwhile = Callable[[], Iterable[Claim]]
+"""Done while the decoder works; returns what else it is to work on."""
 
 SLICE_FILES = 64
 """Files claimed and decoded between two looks at signals and the clock."""
@@ -182,23 +188,29 @@ class Intake:
         self._retries = [retry for retry in self._retries if retry not in due]
         room = min(SLICE_FILES, room - len(due))
         unread = [claim for claim in map(self._spool.claimed, self._unread.take(room)) if claim]
-        # A power cut must not leave as unread what has been published.
-        sync = self._spool.sync_claims
-        yield from self._admitted(self._decode_again(unread, resumed=True, meanwhile=sync))
+        yield from self._admitted(self._decode_again(unread, resumed=True, meanwhile=self._synced))
         names = self._backlog.take(room - len(unread))
         if names:
             self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
-        claims = [claim for claim in map(self._claim, names) if claim]
-        yield from self._admitted(self._decode(claims, resumed=False, meanwhile=sync))
+        claims = (claim for claim in map(self._claim, names, _ids(len(names))) if claim)
+        first = list(islice(claims, SLOTS))  # the others while the decoder works on these
+        more = functools.partial(self._synced, claims)
+        yield from self._admitted(self._decode(first, resumed=False, meanwhile=more))
         for resumed in (True, False):
             again = [retry.claim for retry in due if retry.resumed == resumed]
             yield from self._admitted(self._decode_again(again, resumed=resumed))
+
+    def _synced(self, claims: Iterable[Claim] = ()) -> list[Claim]:
+        """Make ``claims`` and those before durable: a power cut must not undo what has been published."""
+        made = list(claims)
+        self._spool.sync_claims()
+        return made
 
     def _admitted(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
         return (kept for kept in self._admission.sort_all(arrivals) if kept.episodes)
 
     def _decode_again(
-        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
+        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Meanwhile = tuple
     ) -> Iterator[Arrival]:
         if claims:
             self._decoder.start()
@@ -206,12 +218,17 @@ class Intake:
         return self._decode(tried, resumed=resumed, meanwhile=meanwhile)
 
     def _decode(
-        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Callable[[], object] = lambda: None
+        self, claims: Sequence[Claim], *, resumed: bool, meanwhile: Meanwhile = tuple
     ) -> Iterator[Arrival]:
-        """Decode claims whose names count this attempt already."""
-        by_path = {str(claim.path): claim for claim in claims}
-        jobs = [self._job(claim) for claim in claims]
-        for results in self._decoder.decode_some(jobs, meanwhile=meanwhile):
+        """Decode claims whose names count this attempt already, and those that ``meanwhile`` returns."""
+        by_path: dict[str, Claim] = {}
+
+        def jobs(some: Iterable[Claim]) -> list[DecodeJob]:
+            made = [(self._job(claim), claim) for claim in some]
+            by_path.update({job.claim_path: claim for job, claim in made})
+            return [job for job, _ in made]
+
+        for results in self._decoder.decode_some(jobs(claims), meanwhile=lambda: jobs(meanwhile())):
             arrivals: list[Arrival] = []
             try:
                 for result in results:
@@ -225,9 +242,9 @@ class Intake:
                 self._admission.foresee(arrivals)
             yield from arrivals
 
-    def _claim(self, name: str, *, attempt: int = 1) -> Claim | None:
+    def _claim(self, name: str, claim_id: str | None = None, *, attempt: int = 1) -> Claim | None:
         try:
-            return self._spool.claim(name, attempt=attempt)
+            return self._spool.claim(name, attempt=attempt, claim_id=claim_id)
         except OSError as error:
             if not self._stuck:
                 log.warning(
@@ -262,10 +279,11 @@ class Intake:
 
     def _job(self, claim: Claim) -> DecodeJob:
         return DecodeJob(
-            claim_path=str(claim.path),
-            work_path=str(self._spool.work_path(claim)),
+            claim_path=claim.location,
+            work_path=self._spool.work_location(claim),
             name=claim.name,
             ingested_at=uuid7_time_s(claim.id),
+            slot=self._spool.work_slot(claim),
         )
 
     def _arrival(self, claim: Claim, result: DecodeResult, *, resumed: bool) -> Arrival | None:
@@ -293,10 +311,14 @@ class Intake:
 
     def _unreadable(self, claim: Claim, problem: Problem, *, resumed: bool) -> None:
         if problem.reason == "truncated" and claim.attempt < MAX_ATTEMPTS:
-            self._spool.work_path(claim).unlink(missing_ok=True)
             self._retry(claim, delay_s=self._settle_s * 2 ** (claim.attempt - 1), resumed=resumed)
         else:
             self._admission.quarantine(claim, problem)
 
     def _retry(self, claim: Claim, *, delay_s: float, resumed: bool) -> None:
         self._retries.append(Retry(claim=claim, due_s=self._clock.monotonic() + delay_s, resumed=resumed))
+
+
+def _ids(count: int) -> list[str]:
+    """New ids for claims that are read at once: as many as are decoded together share a work file."""
+    return [one for at in range(0, count, SLOTS) for one in uuid7_alike(min(SLOTS, count - at))]

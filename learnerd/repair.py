@@ -390,7 +390,7 @@ class Repair:
 
 def _arrival_of(claim_id: str, shard: Path, episodes: Sequence[Episode]) -> Arrival:
     """A shard as a file that was claimed when its episodes first came in."""
-    claim = Claim(id=claim_id, attempt=0, name=shard.name, path=shard)
+    claim = Claim(id=claim_id, attempt=0, name=shard.name, location=str(shard))
     came_s = min(episode.ingested_at for episode in episodes)
     return Arrival(claim=claim, episodes=tuple(episodes), claimed_at=came_s, seen_s=None, mtime_s=came_s)
 

@@ -54,34 +54,57 @@ def assemble(
             raise reject("missing_field", name, "left out", accepted_names(name))
     values = header_values(header)
     values["incomplete"] = values.get("incomplete", False) or incomplete
+    values.update(terminated=terminated, truncated=truncated)
+    return build(columns, values, final_obs=final_obs, source=source, data=data, index=index)
+
+
+def build(
+    columns: Mapping[str, Array],
+    values: dict[str, Any],
+    *,
+    final_obs: Array | None = None,
+    source: Source,
+    data: bytes,
+    index: int = 0,
+) -> Episode:
+    """Do the same with a header that is converted: ``values`` are arguments of Episode, and get the rest."""
     if "episode_id" not in values:
         values["episode_id"] = source.episode_id(data, index)
-    if in_parts or "observation_space" in values:
+    if "observation_space" in values or "." in "".join(columns):
         obs = _observations(columns, final_obs, values)
     else:
         obs = to_obs(columns["obs"], values.get("observation_shape"))
         if final_obs is not None:
             obs = _append(obs, final_obs, values.get("observation_shape"))
-    space = values.get("action_space")
-    action = to_action(columns["action"], space)
-    if space is not None and "start" in space:  # actions count from 0 from here on
-        values["action_space"] = row_space_json(action_space_of_rows(space))
-    steps: dict[str, Any] = {
-        name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns
-    }
-    check_mask(steps.get("mask"), action, space)
-    _check_bytes([obs, action, *steps.values()], source.limits.max_decoded_bytes)
+    steps = canonical_steps(columns, values)
+    _check_bytes([obs, *steps.values()], source.limits.max_decoded_bytes)
     values.update(
         steps,
         obs=obs,
-        action=action,
-        terminated=terminated,
-        truncated=truncated,
         ingested_at=source.ingested_at,
         source_sha256=source.sha256,
         source_name=source.name,
     )
     return Episode.of(values)
+
+
+def canonical_steps(columns: Mapping[str, Array], values: dict[str, Any]) -> dict[str, Array]:
+    """Convert all step fields but ``obs``, of one episode or of several that lie end to end.
+
+    Args:
+        columns: as for ``assemble``.
+        values: header values; actions count from 0 from here on, and so does their declared space.
+
+    Raises:
+        InputError: naming the field, its value and what would be accepted.
+    """
+    space = values.get("action_space")
+    action = to_action(columns["action"], space)
+    if space is not None and "start" in space:
+        values["action_space"] = row_space_json(action_space_of_rows(space))
+    steps = {name: convert(columns[name]) for name, convert in TO_CANONICAL.items() if name in columns}
+    check_mask(steps.get("mask"), action, space)
+    return {"action": action, **steps}
 
 
 def _observations(columns: Mapping[str, Array], final_obs: Array | None, values: dict[str, Any]) -> Array:

@@ -13,7 +13,7 @@ _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 TIMES = ("started_at", "ended_at")
 
 _PLAIN = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64)
-"""Types whose values need no second look."""
+"""Types whose values need no second look, nor do lists of them."""
 
 Text = Callable[[str], str | None]
 
@@ -35,13 +35,14 @@ def cell_values(name: str, column: pa.Array, *, text: Text | None = None) -> lis
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.string())
         values: list[Any] = column.to_pylist()
-        if any(is_plain(column.type) for is_plain in _PLAIN):
+        kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+        if any(is_plain(kind) for is_plain in _PLAIN):
             return values
         if pa.types.is_string(column.type):
-            return values if text is None else [None if value is None else text(value) for value in values]
-        return [
-            _json_value(value) if text is None else _restored(_json_value(value), text) for value in values
-        ]
+            return values if text is None else [value and text(value) for value in values]
+        if not pa.types.is_string(kind):
+            values = [_json_value(value) for value in values]
+        return values if text is None else [_restored(value, text) for value in values]
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, TypeError, ValueError, OverflowError) as error:
         accepted = "text, numbers, booleans, times, lists or structs"
         raise reject("bad_dtype", name, f"{column.type} ({error})", accepted) from error

@@ -50,15 +50,15 @@ class Source:
     sha256: str
     ingested_at: float
     limits: Limits = field(default_factory=Limits)
-    _digests: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def episode_id(self, data: bytes, index: int) -> str:
         """Name an episode whose client gave no id: the same file under the same name gives the same id."""
-        if not self._digests:  # once a file: it may hold many episodes
+        own = vars(self)
+        if "_digest" not in own:  # once a file: it may hold many episodes
             digest = hashlib.sha256(self.name.encode(errors="surrogateescape"))
             digest.update(data)
-            self._digests.append(digest.hexdigest())
-        return f"{self._digests[0]}:{index}"
+            own["_digest"] = digest.hexdigest()
+        return f"{own['_digest']}:{index}"
 
 
 @dataclass(frozen=True, kw_only=True)

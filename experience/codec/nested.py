@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from experience.alike import Laid
 from experience.codec.arrays import Array
 from experience.errors import InputError, reject
 
@@ -73,6 +74,26 @@ class NestedColumn:
             start, end = int(level.offsets[start]), int(level.offsets[end])
         self._check_valid(self._valid, start, end, shape)
         return self._values[start:end].reshape(shape)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every row is null."""
+        valid = self._levels[0].valid
+        return valid is not None and not valid.any()
+
+    def whole(self) -> Laid | None:
+        """All rows end to end, as ``row`` returns each; None where one is null or odd in any way."""
+        first, *inner = self._levels
+        if any(level.valid is not None for level in self._levels) or self._valid is not None:
+            return None
+        start, end = int(first.offsets[0]), int(first.offsets[-1])
+        rows, shape = first.offsets - start, [end - start]
+        for level in inner:
+            if not level.width:
+                return None
+            shape.append(level.width)
+            start, end = int(level.offsets[start]), int(level.offsets[end])
+        return Laid(self._values[start:end].reshape(shape), rows.tolist())
 
     def _width(self, offsets: NDArray[np.int64], shape: list[int]) -> int:
         widths = np.diff(offsets)

@@ -6,20 +6,23 @@ from typing import Any
 import numpy as np
 
 from experience.codec.arrays import Array, last_flag
-from experience.codec.assemble import assemble
+from experience.codec.assemble import REQUIRED, assemble, build
 from experience.codec.contract import Decoded, Source
+from experience.codec.header_plan import HeaderPlans
 from experience.codec.npy import read_array
 from experience.codec.npz_plan import Plans
 from experience.codec.parts import PREFIXES
 from experience.codec.zip_members import read_members
+from experience.episode import Episode
 from experience.errors import reject
-from experience.fields import HEADER_FIELDS, STEP_FIELDS, merge, outcome, rename
+from experience.fields import FLAGS, HEADER_FIELDS, STEP_FIELDS, merge, outcome, rename
 from experience.in_step import Steps, finish
 from experience.strict_json import parse_json
 
 META = "meta"
-_FLAGS = ("terminated", "truncated", "done")
+_REQUIRED = frozenset(REQUIRED)
 _PLANS = Plans()
+_HEADERS = HeaderPlans()
 
 
 def read(data: bytes, source: Source) -> Decoded:
@@ -32,14 +35,32 @@ def read(data: bytes, source: Source) -> Decoded:
 
 
 def reading(data: bytes, source: Source) -> Steps[Decoded]:
-    """Do the same in four steps: arrays, ``meta``, what belongs where, and the episode that they make."""
+    """Do the same in steps: arrays, ``meta``, what belongs where, and the episode that they make."""
     arrays = _arrays(data, source)
     yield
-    header = _meta(arrays.pop(META, None), source)
+    meta = arrays.pop(META, None)
+    text = None if meta is None else _text(META, meta)
+    planned = _HEADERS.read(text, source.limits) if text and _only_steps(arrays) else None
+    yield
+    if planned is not None:
+        return Decoded(episodes=(build(arrays, planned, source=source, data=data),))
+    episode = yield from _unplanned(arrays, text, source, data)
+    return Decoded(episodes=(episode,))
+
+
+def _only_steps(arrays: dict[str, Array]) -> bool:
+    """Whether everything else about the episode stands in ``meta``."""
+    return arrays.keys() <= STEP_FIELDS.keys() and arrays.keys() >= _REQUIRED
+
+
+def _unplanned(arrays: dict[str, Array], text: str | None, source: Source, data: bytes) -> Steps[Episode]:
+    given = {} if text is None else _parsed_meta(text, source)
+    plain = bool(text) and _only_steps(arrays)
+    header = rename(given)
     yield
     arrays = rename(arrays)
-    flags = {name: last_flag(name, arrays.pop(name)) for name in _FLAGS if name in arrays}
-    merge(flags, {name: header.pop(name) for name in _FLAGS if name in header})
+    flags = {name: last_flag(name, arrays.pop(name)) for name in FLAGS if name in arrays}
+    merge(flags, {name: header.pop(name) for name in FLAGS if name in header})
     columns = {name: arrays.pop(name) for name in _step_names(tuple(arrays))}
     final_obs = arrays.pop("final_obs", None)
     merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
@@ -55,7 +76,10 @@ def reading(data: bytes, source: Source) -> Steps[Decoded]:
         source=source,
         data=data,
     )
-    return Decoded(episodes=(episode,))
+    if text and plain:
+        ends = {"terminated": terminated, "truncated": truncated}
+        _HEADERS.learn(text, given, ends, source.limits)
+    return episode
 
 
 @functools.lru_cache(maxsize=64)
@@ -81,19 +105,17 @@ def _parsed(data: bytes, source: Source) -> dict[str, Array]:
     return arrays
 
 
-def _meta(array: Array | None, source: Source) -> dict[str, Any]:
-    if array is None:
-        return {}
+def _parsed_meta(text: str, source: Source) -> dict[str, Any]:
     limits = source.limits
     value = parse_json(
-        _text(META, array).encode(errors="surrogatepass"),
+        text.encode(errors="surrogatepass"),
         field=META,
         max_depth=limits.max_json_depth,
         max_number_characters=limits.max_number_characters,
     )
     if not isinstance(value, dict):
         raise reject("bad_value", META, value, "a JSON object")
-    return rename(value)
+    return value
 
 
 def _text(field: str, array: Array) -> str:
@@ -102,7 +124,8 @@ def _text(field: str, array: Array) -> str:
     try:
         if array.dtype.kind == "U" and array.size == 1:
             # NumPy makes Python text of any four bytes; the codec refuses what is no Unicode.
-            return array.astype(array.dtype.newbyteorder("<")).tobytes().decode("utf-32-le").rstrip("\0")
+            raw = array if array.dtype.str[0] == "<" else array.astype(array.dtype.newbyteorder("<"))
+            return raw.tobytes().decode("utf-32-le").rstrip("\0")
         if array.dtype.kind == "S" and array.size == 1:
             return bytes(array.reshape(-1)[0]).decode()
         if array.dtype == np.uint8:

@@ -100,9 +100,12 @@ class Plan(NamedTuple):
             ):
                 return None
             known = layout(content[:USUAL_BYTES], field)
-            if known is None or not known.n_bytes or known.start + known.n_bytes != size:
+            if known is None:
                 return None
-            arrays[field] = np.ndarray(known.shape, known.dtype, content, known.start, order=known.order)
+            begin, dtype, order, shape, n_bytes = known
+            if not n_bytes or begin + n_bytes != size:
+                return None
+            arrays[field] = np.ndarray(shape, dtype, content, begin, None, order)
         return arrays
 
 

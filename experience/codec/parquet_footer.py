@@ -5,8 +5,7 @@ much a file decodes to must be known before its reader allocates. The footer is 
 compact protocol (github.com/apache/parquet-format, parquet.thrift).
 """
 
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,11 @@ _GROUP_ROWS = 3
 _TYPE, _PATH, _VALUES, _PAGE_BYTES = 1, 3, 5, 6
 _ELEMENT_TYPE, _ELEMENT_NAME, _ELEMENT_CHILDREN = 1, 4, 5
 _MAX_DEPTH = 16
-_MAX_VARINT_BYTES = 10
+_MAX_SHIFT = 70
+"""An integer has at most ten bytes of seven bits."""
+_MORE = 128
+"""A byte of an integer from here on is not its last."""
+_INTEGERS = (4, 5, 6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ def read_footer(data: bytes) -> Footer:
         ValueError: it is none.
     """
     try:
-        fields = _Compact(data).struct(0)
+        fields, _ = _struct(data, 0, 0)
         groups = fields.get(_GROUPS, [])
         _check_columns(fields[_SCHEMA], groups)
         if sum(group[_GROUP_ROWS] for group in groups) != fields[_ROWS]:
@@ -55,7 +58,7 @@ def read_footer(data: bytes) -> Footer:
                 _decoded_bytes(column[_CHUNK]) for group in groups for column in group[_COLUMNS]
             ),
         )
-    except (KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"no footer: {type(error).__name__} {error}") from error
 
 
@@ -93,67 +96,85 @@ def _decoded_bytes(chunk: dict[int, Any]) -> int:
     return max(pages, values * _WIDTHS.get(chunk[_TYPE], 0))
 
 
-class _Compact:
-    """Thrift's compact protocol; structures become dictionaries by field number."""
+def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
+    """Read a structure of Thrift's compact protocol as a dictionary by field number; and where it ends.
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-        self._readers: dict[int, Callable[[int], Any]] = {
-            1: lambda _: True,
-            2: lambda _: False,
-            3: lambda _: self._byte(),
-            4: lambda _: self._integer(),
-            5: lambda _: self._integer(),
-            6: lambda _: self._integer(),
-            7: lambda _: self._bytes(8),
-            8: lambda _: self._bytes(self._varint()),
-            9: self._list,
-            10: self._list,
-            12: self.struct,
-        }
+    A footer has a thousand integers of one byte: those are not worth a call each.
+    """
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := data[at]:
+        at += 1
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _integer(data, at, depth)
+        kind = head & 15
+        if kind in _INTEGERS and data[at] < _MORE:
+            fields[number] = (data[at] >> 1) ^ -(data[at] & 1)
+            at += 1
+        else:
+            fields[number], at = _READERS[kind](data, at, depth + 1)
+    return fields, at + 1
 
-    def struct(self, depth: int) -> dict[int, Any]:
-        if depth > _MAX_DEPTH:
-            raise ValueError("nested too deeply")
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._integer()
-            fields[number] = self._readers[head & 15](depth + 1)
-        return fields
 
-    def _list(self, depth: int) -> list[Any]:
-        head = self._byte()
-        count, kind = head >> 4, head & 15
-        if count == 15:  # noqa: PLR2004 - then the count follows
-            count = self._varint()
-        if count > len(self._data) - self._at:
-            raise ValueError(f"a list of {count} in {len(self._data)} bytes")
-        if kind in (1, 2):
-            return [self._byte() == 1 for _ in range(count)]
-        read = self._readers[kind]
-        return [read(depth + 1) for _ in range(count)]
+def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    count, kind = data[at] >> 4, data[at] & 15
+    at += 1
+    if count == 15:  # noqa: PLR2004 - then the count follows
+        count, at = _varint(data, at)
+    if count > len(data) - at:
+        raise ValueError(f"a list of {count} in {len(data)} bytes")
+    if kind in (1, 2):
+        return [byte == 1 for byte in data[at : at + count]], at + count
+    read = _READERS[kind]
+    items = []
+    for _ in range(count):
+        item, at = read(data, at, depth + 1)
+        items.append(item)
+    return items, at
 
-    def _byte(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1]
 
-    def _varint(self) -> int:
-        value = 0
-        for i in range(_MAX_VARINT_BYTES):
-            byte = self._byte()
-            value |= (byte & 127) << 7 * i
-            if byte < 128:  # noqa: PLR2004 - the last one
-                return value
-        raise ValueError("an integer that does not end")
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    byte = data[at]
+    value, shift = byte & 127, 0
+    while byte >= _MORE:
+        at, shift = at + 1, shift + 7
+        if shift == _MAX_SHIFT:
+            raise ValueError("an integer that does not end")
+        byte = data[at]
+        value |= (byte & 127) << shift
+    return value, at + 1
 
-    def _integer(self) -> int:
-        zigzag = self._varint()
-        return (zigzag >> 1) ^ -(zigzag & 1)
 
-    def _bytes(self, n_bytes: int) -> bytes:
-        self._at += n_bytes
-        if self._at > len(self._data):
-            raise ValueError(f"{n_bytes} bytes beyond the end")
-        return self._data[self._at - n_bytes : self._at]
+def _integer(data: bytes, at: int, _depth: int) -> tuple[int, int]:
+    zigzag, at = _varint(data, at)
+    return (zigzag >> 1) ^ -(zigzag & 1), at
+
+
+def _text(data: bytes, at: int, _depth: int) -> tuple[bytes, int]:
+    n_bytes, at = _varint(data, at)
+    return _bytes(data, at, n_bytes)
+
+
+def _bytes(data: bytes, at: int, n_bytes: int) -> tuple[bytes, int]:
+    if at + n_bytes > len(data):
+        raise ValueError(f"{n_bytes} bytes beyond the end")
+    return data[at : at + n_bytes], at + n_bytes
+
+
+_READERS: Mapping[int, Callable[[bytes, int, int], tuple[Any, int]]] = {
+    1: lambda _data, at, _depth: (True, at),
+    2: lambda _data, at, _depth: (False, at),
+    3: lambda data, at, _depth: (data[at], at + 1),
+    4: _integer,
+    5: _integer,
+    6: _integer,
+    7: lambda data, at, _depth: _bytes(data, at, 8),
+    8: _text,
+    9: _list,
+    10: _list,
+    12: _struct,
+}

@@ -16,6 +16,7 @@ from experience.decoder import TOGETHER
 from experience.in_step import in_step
 from experience.intake_file import read_claimed
 from experience.wire import PREFIX, Message
+from experience.work_file import WorkFiles
 from policies.behavior import log_probs
 
 
@@ -104,20 +105,23 @@ def _parts(here, files, rounds):
         decode(content, name="a.npz", source_sha256=digest, ingested_at=1.0)
         for content, digest in zip(data, digests, strict=True)
     ]
-    frames = [b"".join(wire.encode(Message(job=1, mtime_s=0.0, decoded=one))) for one in decoded]
+    messages = [Message(job=1, mtime_s=0.0, decoded=one) for one in decoded]
+    frames = [b"".join(wire.encode(some)) for some in _groups(messages)]
     made = [one.episodes[0] for one in decoded]
     rules = Rules(max_age_s=1e9, max_staleness=64, logp_tolerance=0.01, observation_shape=(15,), n_actions=2)
     sight = Sight(age_s=0.0, staleness=lambda _: 0, log_probs=lambda _, *rest: log_probs(here.policy, *rest))
 
     def copy_and_hash():
-        for path in files:
-            work = here.spool.root / "work" / path.name
-            read_claimed(str(path), str(work), Limits())
-            work.unlink()
+        for some in _groups(files):
+            path = here.spool.root / "work" / some[0].name
+            with WorkFiles() as works:
+                for slot, file in enumerate(some):
+                    read_claimed(str(file), works.at(str(path)), slot, Limits())
+            path.unlink()
 
     def to_wire():
-        for one in decoded:
-            wire.encode(Message(job=1, mtime_s=0.0, decoded=one))
+        for some in _groups(messages):
+            b"".join(wire.encode(some))
 
     def from_wire():
         for frame in frames:

@@ -83,9 +83,9 @@ class InProcessDecoder:
         pass
 
     def decode_some(
-        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], object] = lambda: None
+        self, jobs: Sequence[DecodeJob], *, meanwhile: Callable[[], Iterable[DecodeJob]] = tuple
     ) -> Iterator[list[DecodeResult]]:
-        meanwhile()
+        jobs = [*jobs, *meanwhile()]
         for at in range(0, len(jobs), 2):
             yield list(self._decode(jobs[at : at + 2]))
 
@@ -95,10 +95,10 @@ class InProcessDecoder:
                 yield DecodeResult(job=job, died=True)
                 continue
             line = {"job": number, "claim_path": job.claim_path, "work_path": job.work_path}
-            line |= {"name": job.name, "ingested_at": job.ingested_at}
+            line |= {"name": job.name, "ingested_at": job.ingested_at, "slot": job.slot}
             frame = b"".join(decode_child.answer(line, self._limits))
             size = wire.PREFIX.size
-            message = wire.decode(frame[:size], frame[size:])
+            (message,) = wire.decode(frame[:size], frame[size:])
             yield DecodeResult(
                 job=job, decoded=message.decoded, problem=message.problem, mtime=message.mtime_s
             )

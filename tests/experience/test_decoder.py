@@ -106,6 +106,20 @@ def test_a_file_cut_short_is_read_anew(shared, job):
     assert verdicts(shared.decode([cut])) == [1]
 
 
+def test_copies_of_files_that_are_read_together_stand_in_one_file(shared, job, tmp_path):
+    work = str(tmp_path / "work" / "shared")
+    jobs = [
+        dataclasses.replace(job(f"{slot}.jsonl", content), work_path=work, slot=slot)
+        for slot, content in enumerate([GOOD, GOOD[:-3], GOOD + GOOD, b"1\n" + GOOD])
+    ]
+    assert verdicts(shared.decode(jobs)) == [1, "truncated", 2, "malformed"]
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["shared"]
+    for one in jobs:
+        Path(one.claim_path).write_bytes(GOOD * 5)  # by clients that kept their descriptors
+    assert verdicts(shared.decode(jobs)) == [1, 5, 2, "malformed"]
+    assert verdicts(shared.decode(jobs[::-1])) == ["malformed", 2, 5, 1]
+
+
 def test_fifos_do_not_hang_it(shared, job):
     fifo = job("a.jsonl")
     Path(fifo.claim_path).unlink()
@@ -152,11 +166,18 @@ def test_a_kill_costs_one_file(job):
 
 def test_what_is_to_be_done_meanwhile_is_done_once_before_any_result(shared, job):
     done = []
-    results = shared.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=lambda: done.append("done"))
+    results = shared.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=lambda: done.append("done") or ())
     next(results)
     assert done == ["done"]
     assert verdicts(results) == [1]
     assert done == ["done"]
+
+
+def test_further_jobs_follow_the_first(shared, job):
+    jobs = [job(f"{number}.jsonl", GOOD * (1 + number % 3)) for number in range(50)]
+    results = list(shared.decode(jobs[:3], meanwhile=lambda: iter(jobs[3:])))
+    assert [result.job for result in results] == jobs
+    assert verdicts(results) == [1 + number % 3 for number in range(50)]
 
 
 def test_meanwhile_comes_once_also_where_the_child_dies(job):
@@ -168,8 +189,10 @@ def test_meanwhile_comes_once_also_where_the_child_dies(job):
         def meanwhile():
             done.append("done")
             os.kill(decoder.pid, signal.SIGKILL)
+            return [job("c.jsonl")]
 
-        assert verdicts(decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)) == ["died", 1]
+        results = decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)
+        assert verdicts(results) == ["died", 1, 1]
         assert done == ["done"]
 
 
@@ -211,10 +234,11 @@ def test_an_answer_that_is_none_costs_its_own_file(job, monkeypatch):
     decode, jobs = wire.decode, [job(f"{number}.jsonl") for number in range(12)]
 
     def refuse_one(prefix, rest):
-        message = decode(prefix, rest)
-        if message.decoded and message.decoded.episodes[0].source_name == "3.jsonl":
-            raise BadFrame("an episode that is none")
-        return message
+        messages = decode(prefix, rest)
+        for message in messages:
+            if message.decoded and message.decoded.episodes[0].source_name == "3.jsonl":
+                raise BadFrame("an episode that is none")
+        return messages
 
     monkeypatch.setattr(wire, "decode", refuse_one)
     with Decoder() as decoder:
@@ -298,7 +322,7 @@ def test_the_child_ends_with_its_standard_input():
     )
     assert (finished.returncode, finished.stderr) == (0, b"")
     prefix, rest = finished.stdout[: wire.PREFIX.size], finished.stdout[wire.PREFIX.size :]
-    assert wire.decode(prefix, rest).job == decode_child.READY
+    assert [message.job for message in wire.decode(prefix, rest)] == [decode_child.READY]
 
 
 def test_whatever_a_job_raises_is_its_problem(job, monkeypatch):
@@ -312,7 +336,7 @@ def test_whatever_a_job_raises_is_its_problem(job, monkeypatch):
     frames = output.getvalue()
     prefix, frames = frames[: wire.PREFIX.size], frames[wire.PREFIX.size :]
     frames = frames[wire.frame_bytes(prefix) :]
-    message = wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size :])
+    (message,) = wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size :])
     assert (message.job, message.problem.reason) == (3, "malformed")
     assert message.problem.value == "ZeroDivisionError: a bug"
 

@@ -62,7 +62,7 @@ def answers(lines, **options):
     frames, messages = output.getvalue(), []
     while frames:
         end = wire.PREFIX.size + wire.frame_bytes(frames[: wire.PREFIX.size])
-        messages.append(wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size : end]))
+        messages += wire.decode(frames[: wire.PREFIX.size], frames[wire.PREFIX.size : end])
         frames = frames[end:]
     assert messages.pop(0).job == decode_child.READY
     return messages
@@ -85,6 +85,7 @@ def jobs(tmp_path):
                     "work_path": work_path,
                     "name": path.name,
                     "ingested_at": 1.0,
+                    "slot": 0,
                 }
             )
         return made
@@ -114,7 +115,7 @@ def test_files_in_step_are_answered_as_one_by_one(jobs):
         *("read", "malformed", "read", "not_finite", "truncated", "read", "truncated")
     ]
     for one, other in zip(together, alone, strict=True):
-        assert b"".join(wire.encode(one)) == b"".join(wire.encode(other))
+        assert b"".join(wire.encode([one])) == b"".join(wire.encode([other]))
 
 
 def test_where_memory_runs_out_each_file_gets_all_of_it(jobs, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from experience import intake_file
 from experience.codec import Limits
 from experience.errors import InputError
-from experience.intake_file import read_claimed
+from experience.work_file import WorkFile
 
 LIMITS = Limits(max_file_bytes=1000)
 DATA = b"some bytes\n" * 9
@@ -28,6 +28,15 @@ def work(tmp_path):
     return folder / "copy"
 
 
+def read_claimed(claim, work, limits):
+    """As a process that begins anew."""
+    opened = WorkFile(work)
+    try:
+        return intake_file.read_claimed(claim, opened, 3, limits)
+    finally:
+        opened.close()
+
+
 def problem_of(claim, work, limits=LIMITS):
     with pytest.raises(InputError) as caught:
         read_claimed(claim, work, limits)
@@ -45,16 +54,23 @@ def test_the_copy_is_what_a_later_attempt_sees(claim, work):
     claim.write_bytes(b"written by a client that kept its descriptor")
     os.utime(claim, (1000, 1234.5))
     assert read_claimed(claim, work, LIMITS) == first
-    intake_file.drop_copy(work)
-    intake_file.drop_copy(work)
+    for _ in range(2):
+        opened = WorkFile(work)
+        opened.drop(3)
+        opened.close()
     assert read_claimed(claim, work, LIMITS).data.startswith(b"written")
 
 
-@pytest.mark.parametrize("damaged", [b"", b"short", bytes(len(DATA) + 32), DATA + bytes(32)])
-def test_a_damaged_copy_is_made_again(claim, work, damaged):
-    work.write_bytes(damaged)
-    assert read_claimed(claim, work, LIMITS).data == DATA
-    assert work.read_bytes() == DATA + hashlib.sha256(DATA).digest()
+def test_a_damaged_copy_is_made_again(claim, work):
+    read_claimed(claim, work, LIMITS)
+    whole = work.read_bytes()
+    for damaged in (b"", b"short", bytes(len(whole)), whole[:-1], whole[:-32] + bytes(32), DATA):
+        work.write_bytes(damaged)
+        assert read_claimed(claim, work, LIMITS).data == DATA
+        assert work.read_bytes().endswith(whole)
+        claim.write_bytes(b"later")
+        assert read_claimed(claim, work, LIMITS).data == DATA
+        claim.write_bytes(DATA)
 
 
 def test_a_copy_that_cannot_be_written_is_no_fault_of_the_file(claim, tmp_path):
@@ -62,9 +78,12 @@ def test_a_copy_that_cannot_be_written_is_no_fault_of_the_file(claim, tmp_path):
 
 
 def test_a_copy_that_is_cut_short_is_none(claim, work, monkeypatch):
-    monkeypatch.setattr(os, "writev", lambda file, parts: os.write(file, parts[0][:5]))
-    assert read_claimed(claim, work, LIMITS).data == DATA
-    assert not work.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", lambda file, parts, at: os.pwrite(file, parts[1][:5], at))
+        assert read_claimed(claim, work, LIMITS).data == DATA
+    assert work.read_bytes() == b""
+    claim.write_bytes(b"later")
+    assert read_claimed(claim, work, LIMITS).data == b"later"
 
 
 def test_an_empty_file(claim, work):

@@ -12,7 +12,7 @@ from experience.archive_folder import day_folders, own_shards
 from experience.claims import MAX_NAME_BYTES
 from experience.episode import Episode
 from experience.errors import Problem
-from experience.ids import uuid7_time_s
+from experience.ids import uuid7_alike, uuid7_time_s
 from experience.spool import Spool
 
 PUBLISHED_AT = 1_767_225_599.0
@@ -204,6 +204,49 @@ def test_finish_removes_the_claim_first_then_its_copy(spool, monkeypatch):
     spool.finish(claim)
     assert order[:2] == [claim.path, copy]
     assert files(spool.root) == []
+
+
+def sharing(spool, count=3):
+    """Claims that share a work file, and the file."""
+    for number, claim_id in enumerate(ids := uuid7_alike(count)):
+        (spool.root / "in" / f"{number}.npz").write_bytes(b"data")
+        assert spool.claim(f"{number}.npz", attempt=1, claim_id=claim_id)
+    claims = spool.resume()
+    assert [claim.id for claim in claims] == ids
+    (copy,) = {spool.work_path(claim) for claim in claims}
+    assert [spool.work_slot(claim) for claim in claims] == list(range(count))
+    copy.write_bytes(b"copies")
+    return claims, copy
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_work_file_goes_with_the_last_claim_that_shares_it(spool, restarted):
+    claims, copy = sharing(spool)
+    if restarted:
+        spool = Spool(spool.root)
+        spool.sweep(time.time())
+    spool.finish(claims[0])
+    spool.finish(claims[0])
+    spool.quarantine(claims[2], PROBLEM, now=0.0)
+    assert copy.exists()
+    again = spool.attempt(claims[1])
+    assert spool.work_path(again) == copy
+    spool.finish(again)
+    assert not copy.exists()
+
+
+def test_sweep_keeps_a_work_file_while_one_claim_shares_it(spool):
+    claims, copy = sharing(spool)
+    earlier = [copy.with_name(f"{claim.id}.daemon") for claim in claims]  # a release with a file for each
+    for path in earlier:
+        path.write_bytes(b"copy")
+    for claim in claims[:2]:
+        claim.path.unlink()  # as a kill between the two leaves it
+    spool = Spool(spool.root)
+    assert spool.sweep(time.time()) == []
+    claims[2].path.unlink()
+    assert sorted(spool.sweep(time.time())) == sorted([copy, *earlier])
+    assert list((spool.root / "work").iterdir()) == []
 
 
 def test_refused_rows_are_kept_with_their_reason(spool):

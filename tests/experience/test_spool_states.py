@@ -131,8 +131,8 @@ class SpoolStates(RuleBasedStateMachine):
         self.spool = Spool(self.root)
         self.spool.make_folders()
         self.spool.sweep(time.time() + 90_000)
-        copies = {path.name[:36] for path in (self.root / "work").iterdir()}
-        assert copies <= {claim.id for claim in self.spool.resume()}
+        copies = set((self.root / "work").iterdir())
+        assert copies <= {self.spool.work_path(claim) for claim in self.spool.resume()}
 
     def places(self, where):
         if where in ("archive", "refused"):

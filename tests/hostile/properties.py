@@ -41,9 +41,9 @@ def check_problem(problem: Problem) -> None:
 
 def check_episodes(decoded: Decoded) -> None:
     """Episodes are finite, and come through the pipe as they are."""
-    frame = b"".join(wire.encode(wire.Message(job=0, mtime_s=0.0, decoded=decoded)))
+    frame = b"".join(wire.encode([wire.Message(job=0, mtime_s=0.0, decoded=decoded)]))
     size = wire.PREFIX.size
-    again = wire.decode(frame[:size], frame[size:]).decoded
+    again = wire.decode(frame[:size], frame[size:])[0].decoded
     for one, other in zip(decoded.episodes, again.episodes, strict=True):
         assert one.row_sha256 == other.row_sha256
         assert one.n_steps == len(one.reward) > 0

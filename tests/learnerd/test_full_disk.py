@@ -80,8 +80,8 @@ class Decoded:
     def start(self):
         pass
 
-    def decode_some(self, jobs, *, meanwhile=lambda: None):
-        meanwhile()
+    def decode_some(self, jobs, *, meanwhile=tuple):
+        jobs = [*jobs, *meanwhile()]
         decoded = [SimpleNamespace(episodes=(self._make_episode(job.name),), problems=()) for job in jobs]
         yield [
             SimpleNamespace(job=job, died=False, problem=None, decoded=one, mtime=time.time())

@@ -27,8 +27,8 @@ class Decoder:
     def start(self):
         pass
 
-    def decode_some(self, jobs, *, meanwhile=lambda: None):
-        meanwhile()
+    def decode_some(self, jobs, *, meanwhile=tuple):
+        jobs = [*jobs, *meanwhile()]
         yield [
             DecodeResult(job=job, decoded=Decoded(episodes=(episode(job.name),), problems=()), mtime=1.0)
             for job in jobs
@@ -141,8 +141,8 @@ def test_an_attempt_is_durable_before_anything_is_read(intake, monkeypatch):
     monkeypatch.setattr(intake._spool, "sync_claims", lambda: durable.update(attempts(intake)))
     decode = intake._decoder.decode_some
 
-    def check(jobs, *, meanwhile=lambda: None):
-        meanwhile()
+    def check(jobs, *, meanwhile=tuple):
+        jobs = [*jobs, *meanwhile()]
         assert {job.name: durable.get(job.name) for job in jobs} == {job.name: 1 for job in jobs}
         yield from decode(jobs)
 
@@ -171,8 +171,8 @@ def test_a_file_that_stays_cut_short_is_read_three_times_with_growing_pauses(tmp
     now, read = [100.0], []
 
     class Cut(Decoder):
-        def decode_some(self, jobs, *, meanwhile=lambda: None):
-            meanwhile()
+        def decode_some(self, jobs, *, meanwhile=tuple):
+            jobs = [*jobs, *meanwhile()]
             read.extend(now[0] for _ in jobs)
             problem = reject("truncated", "file size", "0 bytes", "a file with an episode").problem
             yield [DecodeResult(job=job, problem=problem) for job in jobs]
@@ -185,3 +185,40 @@ def test_a_file_that_stays_cut_short_is_read_three_times_with_growing_pauses(tmp
         now[0] += 1.0
     assert read == [100.0, 102.0, 106.0]
     assert admission.quarantined == [("a.npz", "truncated")]
+
+
+def test_the_decoder_begins_before_all_of_a_slice_is_claimed(intake, monkeypatch):
+    for number in range(40):
+        (intake._spool.root / "in" / f"d{number:02}.npz").write_bytes(b"")
+    decode, durable, seen = intake._decoder.decode_some, {}, []
+    monkeypatch.setattr(intake._spool, "sync_claims", lambda: durable.update(attempts(intake)))
+
+    def check(jobs, *, meanwhile=tuple):
+        if not jobs:
+            return
+        seen.append((len(jobs), len(attempts(intake))))
+        jobs = [*jobs, *meanwhile()]
+        assert durable == {job.name: 1 for job in jobs}
+        yield from decode(jobs)
+
+    monkeypatch.setattr(intake._decoder, "decode_some", check)
+    intake.scan()
+    arrivals = list(intake.take(35))
+    assert [names.claim.name for names in arrivals] == sorted(durable)
+    assert seen == [(16, 16)]
+    works = [intake._spool.work_path(arrival.claim).name for arrival in arrivals]
+    assert [works.count(name) for name in dict.fromkeys(works)] == [16, 16, 3]
+
+
+def test_a_claim_that_fails_costs_no_other_one(intake, monkeypatch):
+    claim = intake._spool.claim
+
+    def failing(name, **options):
+        if name == "b.npz":
+            raise OSError(13, "injected")
+        return claim(name, **options)
+
+    monkeypatch.setattr(intake._spool, "claim", failing)
+    got = []
+    taken(intake, into=got)
+    assert got == ["a.npz", "c.npz"]

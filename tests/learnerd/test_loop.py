@@ -27,7 +27,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def claim(tmp_path):
-    return Claim(id="c", attempt=1, name="cut-short.jsonl", path=tmp_path / "cut-short.jsonl")
+    return Claim(id="c", attempt=1, name="cut-short.jsonl", location=str(tmp_path / "cut-short.jsonl"))
 
 
 def test_a_full_queue_waits_for_the_trainer_even_when_a_retry_is_due(config, claim, make_episode):

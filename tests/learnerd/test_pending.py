@@ -12,7 +12,7 @@ SIZES = Batch(min_episodes=4, max_wait_s=5.0, chunk_episodes=2, max_chunks=3, ma
 def arrival(make_episode, tmp_path):
     def build(name="a", *, episodes=1, steps=3):
         return Arrival(
-            claim=Claim(id=name, attempt=1, name=name, path=tmp_path / name),
+            claim=Claim(id=name, attempt=1, name=name, location=str(tmp_path / name)),
             episodes=tuple(make_episode(f"{name}{i}", steps=steps) for i in range(episodes)),
             claimed_at=0.0,
             seen_s=0.0,

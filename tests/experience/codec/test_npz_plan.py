@@ -1,5 +1,6 @@
 """A plan gives what the long way gives: the same episode, or the same words about the same file."""
 
+import functools
 import io
 import json
 import struct
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experience.codec import Limits, decode, npz
+from experience.codec.header_plan import HeaderPlans
 from experience.codec.npz_plan import Plans, plan_of
 from experience.codec.zip_members import CENTRAL, END
 from experience.errors import InputError
@@ -45,21 +47,36 @@ def written(n_steps=3, **others):
         return file.getvalue()
 
 
-def outcome(data, plans, monkeypatch, limits=None):
+def outcome(data, plans, monkeypatch, limits=None, headers=None):
     """Everything that reading ``data`` with these plans gives."""
     monkeypatch.setattr(npz, "_PLANS", plans)
+    monkeypatch.setattr(npz, "_HEADERS", headers or HeaderPlans())
     try:
         decoded = decode(data, name="a.npz", source_sha256="0" * 64, ingested_at=1.0, limits=limits)
     except InputError as error:
         return error.problem
-    return b"".join(encode(Message(job=1, mtime_s=0.0, decoded=decoded)))
+    return b"".join(encode([Message(job=1, mtime_s=0.0, decoded=decoded)]))
+
+
+def learned(like):
+    """Plans for files like ``like``."""
+    plans, headers = Plans(), HeaderPlans()
+    plans._known, headers._known = map(list, _known(like))
+    return plans, headers
+
+
+@functools.cache
+def _known(like):
+    plans, headers = Plans(), HeaderPlans()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        outcome(like, plans, monkeypatch, headers=headers)
+    return plans._known, headers._known
 
 
 def both(data, like, monkeypatch, limits=None):
     """Assert that a plan for files like ``like`` changes nothing about ``data``; what it gives."""
-    plans = Plans()
-    plans.learn(like)
-    planned = outcome(data, plans, monkeypatch, limits)
+    plans, headers = learned(like)
+    planned = outcome(data, plans, monkeypatch, limits, headers)
     assert planned == outcome(data, Plans(), monkeypatch, limits)
     return planned
 

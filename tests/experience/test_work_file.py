@@ -1,0 +1,103 @@
+"""Work files keep what was put into them, whatever happened to what stands beside it."""
+
+import hashlib
+
+import pytest
+
+from experience.work_file import SLOTS, WorkFile, WorkFiles
+
+PARTS = [bytes([65 + slot]) * (10 + 7 * slot) for slot in range(4)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "work"
+
+
+def keep(work, slot, data):
+    work.keep(slot, data, hashlib.sha256(data).digest())
+
+
+def filled(path):
+    work = WorkFile(path)
+    for slot, data in enumerate(PARTS):
+        keep(work, slot, data)
+    work.close()
+
+
+def kept(path, slots=range(SLOTS)):
+    """What a process that begins anew finds."""
+    work = WorkFile(path)
+    found = {slot: data for slot in slots if (data := work.read(slot)) is not None}
+    work.close()
+    return found
+
+
+def test_each_slot_keeps_its_own(path):
+    filled(path)
+    assert kept(path) == dict(enumerate(PARTS))
+    assert kept(path, [2]) == {2: PARTS[2]}
+
+
+def test_the_last_of_a_slot_counts_and_what_is_dropped_is_gone(path):
+    filled(path)
+    work = WorkFile(path)
+    keep(work, 1, b"again")
+    assert work.read(1) == b"again"
+    work.drop(2)
+    work.drop(9)
+    assert work.read(2) is None
+    work.close()
+    work.close()
+    assert kept(path) == {0: PARTS[0], 1: b"again", 3: PARTS[3]}
+
+
+def test_nothing_is_made_before_there_is_something_to_keep(path):
+    assert kept(path) == {}
+    assert not path.exists()
+
+
+def test_every_length_cut(path):
+    """As a kill in the middle of writing leaves it; what is kept afterwards stands in its place."""
+    filled(path)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        found = kept(path)
+        assert found == {slot: data for slot, data in enumerate(PARTS) if slot in found}
+        assert sorted(found) == list(range(len(found)))
+        work = WorkFile(path)
+        keep(work, 7, b"x")
+        work.close()
+        assert kept(path) == found | {7: b"x"}
+
+
+def test_every_byte_flipped(path):
+    filled(path)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        assert set(kept(path).values()) <= set(PARTS)
+
+
+def test_a_copy_that_cannot_be_kept_is_none(tmp_path):
+    work = WorkFile(tmp_path / "missing" / "work")
+    keep(work, 0, b"data")
+    assert work.read(0) is None
+    work.drop(0)
+    work.close()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    work = WorkFile(tmp_path / "link")
+    keep(work, 0, b"data")
+    assert work.read(0) is None
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_those_in_use_are_opened_once(path):
+    with WorkFiles() as works:
+        keep(works.at(str(path)), 0, b"data")
+        assert works.at(str(path)).read(0) == b"data"
+        opened = works.at(str(path))
+    assert opened.read(0) is None
