@@ -173,7 +173,7 @@ def _running(job: dict[str, Any], limits: Limits, works: WorkFiles) -> Steps[Mes
     """
     work, slot = works.at(job["work_path"]), job["slot"]
     data, sha256, mtime_s = read_claimed(job["claim_path"], work, slot, limits)
-    yield
+    yield None
     try:
         decoded = yield from decoding(
             data, name=job["name"], source_sha256=sha256, ingested_at=job["ingested_at"], limits=limits

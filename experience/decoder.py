@@ -232,15 +232,13 @@ def _result(job: DecodeJob, message: wire.Message) -> DecodeResult:
 def _culprit(child: DecoderProcess | None, numbers: Sequence[int], groups: Sequence[_Jobs]) -> int | None:
     """Number of the job that ended the child, of those without an answer; None: it cannot be told.
 
-    The one in hand, or the first. After nonsense in place of an answer the one in hand may be far ahead of
-    what was wrong: it counts where it was worked on together with the first.
+    The one in hand, or the first. After nonsense in place of an answer the one in hand may be another: it
+    counts where it was worked on alone.
     """
     in_hand = NONE if child is None else child.in_hand
     if child is None or child.is_trusted:
         return in_hand if in_hand in numbers else numbers[0]
     beside = next(group for group in groups if numbers[0] in dict(group))
-    if in_hand in numbers and in_hand in dict(beside):
-        return in_hand
     return numbers[0] if len(beside) == 1 else None
 
 

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from experience.codec.arrays import Array, last_flag
-from experience.codec.assemble import REQUIRED, assemble, build
+from experience.codec.assemble import REQUIRED, assemble
 from experience.codec.contract import Decoded, Source
 from experience.codec.header_plan import HeaderPlans
 from experience.codec.npy import read_array
 from experience.codec.npz_plan import Plans
 from experience.codec.parts import PREFIXES
+from experience.codec.pending import Pending
 from experience.codec.zip_members import read_members
 from experience.episode import Episode
 from experience.errors import reject
@@ -35,15 +36,15 @@ def read(data: bytes, source: Source) -> Decoded:
 
 
 def reading(data: bytes, source: Source) -> Steps[Decoded]:
-    """Do the same in steps: arrays, ``meta``, what belongs where, and the episode that they make."""
+    """Do the same in steps: arrays, ``meta``, and the episode that they make."""
     arrays = _arrays(data, source)
-    yield
+    yield None
     meta = arrays.pop(META, None)
     text = None if meta is None else _text(META, meta)
     planned = _HEADERS.read(text, source.limits) if text and _only_steps(arrays) else None
-    yield
     if planned is not None:
-        return Decoded(episodes=(build(arrays, planned, source=source, data=data),))
+        made = yield Pending(arrays, planned, source=source, data=data)
+        return Decoded(episodes=(made,))
     episode = yield from _unplanned(arrays, text, source, data)
     return Decoded(episodes=(episode,))
 
@@ -57,7 +58,7 @@ def _unplanned(arrays: dict[str, Array], text: str | None, source: Source, data:
     given = {} if text is None else _parsed_meta(text, source)
     plain = bool(text) and _only_steps(arrays)
     header = rename(given)
-    yield
+    yield None
     arrays = rename(arrays)
     flags = {name: last_flag(name, arrays.pop(name)) for name in FLAGS if name in arrays}
     merge(flags, {name: header.pop(name) for name in FLAGS if name in header})
@@ -66,7 +67,7 @@ def _unplanned(arrays: dict[str, Array], text: str | None, source: Source, data:
     merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
     incomplete = header.get("incomplete") in (True, 1)
     terminated, truncated = (False, False) if incomplete and not flags else outcome(flags)
-    yield
+    yield None
     episode = assemble(
         columns,
         header=header,

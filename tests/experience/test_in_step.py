@@ -9,7 +9,7 @@ from experience import decode_child, wire
 from experience.codec import Limits
 from experience.errors import reject
 from experience.in_hand import NONE, InHand, InHandFile
-from experience.in_step import finish, in_step
+from experience.in_step import Request, finish, in_step
 
 
 def work(name, n_steps, done):
@@ -42,6 +42,58 @@ def test_what_has_not_ended_when_it_is_to_stop_stays_so():
     done, left = [], iter([True] * 4 + [False])
     assert in_step([work("a", 1, done), work("b", 2, done)], go_on=lambda: next(left)) == ["a", None]
     assert done == [("a", 0), ("b", 0), ("b", 1)]
+
+
+class Square(Request):
+    asked = ()
+
+    def __init__(self, number):
+        self.number = number
+
+    def alone(self):
+        if self.number < 0:
+            raise KeyError(self.number)
+        return self.number**2
+
+    @classmethod
+    def together(cls, requests):
+        cls.asked.append([request.number for request in requests])
+        return [KeyError(each.number) if each.number < 0 else each.alone() for each in requests]
+
+
+class Cube(Square):
+    asked = ()
+
+    def alone(self):
+        return self.number**3
+
+
+def squares(*requests):
+    found = []
+    for request in requests:
+        try:
+            found.append((yield request))
+        except KeyError as error:
+            found.append(error.args)
+    return found
+
+
+def test_what_is_asked_for_in_a_step_is_answered_together():
+    Square.asked, Cube.asked = [], []
+    works = [squares(Square(2), None, Square(3)), squares(Square(-1), Cube(2)), squares(Cube(4)), squares()]
+    assert in_step(works) == [[4, None, 9], [(-1,), 8], [64], []]
+    assert (Square.asked, Cube.asked) == ([[2, -1], [3]], [[4], [2]])
+    assert finish(squares(Square(2), Cube(3), None)) == [4, 27, None]
+
+
+def test_an_error_in_place_of_an_answer_is_raised_where_it_was_asked_for():
+    def failing():
+        yield Square(-5)
+
+    with pytest.raises(KeyError, match="-5"):
+        finish(failing())
+    with pytest.raises(KeyError, match="-5"):
+        in_step([squares(Square(1)), failing()])
 
 
 def test_what_is_in_hand_is_read_by_the_parent():
