@@ -232,8 +232,8 @@ def _result(job: DecodeJob, message: wire.Message) -> DecodeResult:
 def _culprit(child: DecoderProcess | None, numbers: Sequence[int], groups: Sequence[_Jobs]) -> int | None:
     """Number of the job that ended the child, of those without an answer; None: it cannot be told.
 
-    The one in hand, or the first. After nonsense in place of an answer the one in hand may be another: it
-    counts where it was worked on alone.
+    The one in hand, or the first. After nonsense in place of an answer the one in hand may be far ahead of
+    what was wrong: then it is the first, if that was read alone.
     """
     in_hand = NONE if child is None else child.in_hand
     if child is None or child.is_trusted:

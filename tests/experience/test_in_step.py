@@ -90,6 +90,7 @@ def test_an_error_in_place_of_an_answer_is_raised_where_it_was_asked_for():
     def failing():
         yield Square(-5)
 
+    Square.asked = []
     with pytest.raises(KeyError, match="-5"):
         finish(failing())
     with pytest.raises(KeyError, match="-5"):
