@@ -202,8 +202,8 @@ def _hashed_header(
 
 def to_microseconds(seconds: float) -> float:
     """``round(seconds, 6)``, which takes five times as long for what is rounded already."""
-    near = round(seconds * 1e6) / 1e6 if abs(seconds) < 2**32 else seconds
-    return seconds if near == seconds else round(seconds, 6)
+    is_rounded = abs(seconds) < 2**32 and round(seconds * 1e6) / 1e6 == seconds
+    return seconds if is_rounded else round(seconds, 6)
 
 
 def check_identity(episode: Episode) -> None:

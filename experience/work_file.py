@@ -48,9 +48,11 @@ class WorkFile:
             magic, slot, n_bytes = _HEAD.unpack(os.pread(file, _HEAD.size, self._end))
             end = self._end + _HEAD.size + n_bytes + _DIGEST_BYTES
             if magic != _MAGIC or end > size_bytes:
-                return
+                break
             self._places[slot] = self._end + _HEAD.size, n_bytes
             self._end = end
+        if self._end < size_bytes:
+            os.ftruncate(file, self._end)  # or the rest of it might be taken for a copy behind the next one
 
     def read(self, slot: int) -> bytes | None:
         """Return the bytes kept in ``slot``; None when there are none."""

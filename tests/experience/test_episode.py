@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from experience.episode import ARRAYS, to_microseconds
@@ -45,8 +45,9 @@ def test_the_rows_hash_whatever_its_size(make_episode, obs):
     assert episode.row_sha256 == plain_row_sha256(episode)
 
 
+@example(2.0**32 + 0.2734375)
 @given(st.floats(0, 1e11) | st.integers(0, 10**17).map(lambda us: us / 1e6))
-def test_times_are_roundedto_microseconds(seconds):
+def test_times_are_rounded_to_microseconds(seconds):
     assert to_microseconds(seconds) == round(seconds, 6)
 
 

@@ -101,3 +101,18 @@ def test_those_in_use_are_opened_once(path):
         assert works.at(str(path)).read(0) == b"data"
         opened = works.at(str(path))
     assert opened.read(0) is None
+
+
+def test_what_a_torn_copy_holds_is_never_taken_for_another_one(path, tmp_path):
+    other = tmp_path / "other"
+    work = WorkFile(other)
+    keep(work, 3, b"forged")
+    work.close()
+    torn = WorkFile(path)
+    keep(torn, 0, bytes(64) + other.read_bytes() + bytes(99))
+    torn.close()
+    path.write_bytes(path.read_bytes()[:-1])
+    again = WorkFile(path)
+    keep(again, 1, b"x" * 32)  # ends where the forged one begins
+    again.close()
+    assert kept(path) == {1: b"x" * 32}
