@@ -22,8 +22,8 @@ import numpy as np
 
 from experience.codec import Limits, decoding
 from experience.errors import InputError, Problem, reject
-from experience.in_hand import NONE, InHand
-from experience.in_step import Steps, finish, in_step
+from experience.in_hand import NONE, SEVERAL, InHand
+from experience.in_step import ALL, Steps, finish, in_step
 from experience.intake_file import read_claimed
 from experience.wire import Message, Part, encode
 from experience.work_file import WorkFiles
@@ -126,7 +126,7 @@ def _together(
         with WorkFiles() as works:
             messages = in_step(
                 [_trying(job, limits, works) for job in jobs],
-                begin=lambda place: begin(jobs[place]["job"]),
+                begin=lambda place: begin(SEVERAL if place == ALL else jobs[place]["job"]),
                 go_on=lambda: time.monotonic() < until_s,
             )
         return _framed(messages)

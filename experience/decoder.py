@@ -17,7 +17,7 @@ from experience.codec.contract import Decoded, Limits
 from experience.decode_child import settings_json
 from experience.decoder_process import DecoderFailed, DecoderProcess
 from experience.errors import DecoderDied, Problem
-from experience.in_hand import NONE
+from experience.in_hand import NONE, SEVERAL
 
 DEFAULT_ADDRESS_SPACE_BYTES = 512 * 2**20
 """numpy and pyarrow map 288 MB of it; a file of 64 MiB with 128 MiB decoded fits into the rest."""
@@ -233,10 +233,10 @@ def _culprit(child: DecoderProcess | None, numbers: Sequence[int], groups: Seque
     """Number of the job that ended the child, of those without an answer; None: it cannot be told.
 
     The one in hand, or the first. After nonsense in place of an answer the one in hand may be far ahead of
-    what was wrong: then it is the first, if that was read alone.
+    what was wrong: then, as where several were in hand, it is the first, if that was read alone.
     """
     in_hand = NONE if child is None else child.in_hand
-    if child is None or child.is_trusted:
+    if child is None or (child.is_trusted and in_hand != SEVERAL):
         return in_hand if in_hand in numbers else numbers[0]
     beside = next(group for group in groups if numbers[0] in dict(group))
     return numbers[0] if len(beside) == 1 else None

@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 
-NONE = -1
+NONE, SEVERAL = -1, -2
 _NUMBER = struct.Struct("<q")
 
 

@@ -23,6 +23,7 @@ class Request(ABC):
         """Return the answer of each, as ``alone`` gives it; the error in its place where it would raise."""
 
 
+ALL = -1
 Result = TypeVar("Result")
 Steps = Generator[Request | None, Any, Result]
 """Work that yields between its steps, maybe a request that the next one needs; it returns its result."""
@@ -50,7 +51,8 @@ def in_step(
 
     Args:
         works: as many as fit into memory together.
-        begin: told the position of the work whose next step begins.
+        begin: told the position of the work whose next step begins; ``ALL`` when something is done for
+            several of them.
         go_on: asked before each step; once it says no, works that have not ended stay so.
 
     Returns:
@@ -74,6 +76,8 @@ def in_step(
                 going.append((place, work))
                 if request is not None:
                     requests[place] = request
+        if requests:
+            begin(ALL)
         left, answers = going, _answered(requests)
     return results
 

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from experience import decode_child, wire
 from experience.codec import Limits
 from experience.decoder import DecodeJob, Decoder
 from experience.errors import BadFrame, DecoderDied
+from experience.in_hand import SEVERAL
 from experience.writer import EpisodeWriter
 
 STEPS = b'{"obs": [1], "action": 0, "reward": 1}\n{"terminated": true}\n'
@@ -162,6 +164,20 @@ def test_a_kill_costs_one_file(job):
         results = decoder.decode([job("a.jsonl"), job("b.jsonl")])
         threading.Timer(0.2, os.kill, (decoder.pid, signal.SIGKILL)).start()
         assert verdicts(results) == ["died", 1]
+
+
+def test_a_kill_while_several_were_in_hand_costs_none(job):
+    with Decoder() as decoder:
+        list(decoder.decode([job("first.jsonl")]))
+        os.kill(decoder.pid, signal.SIGSTOP)
+
+        def meanwhile():
+            os.pwrite(decoder._child._in_hand.descriptor, struct.pack("<q", SEVERAL), 0)
+            os.kill(decoder.pid, signal.SIGKILL)
+            return ()
+
+        results = decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)
+        assert verdicts(results) == [1, 1]
 
 
 def test_what_is_to_be_done_meanwhile_is_done_once_before_any_result(shared, job):

@@ -9,7 +9,7 @@ from experience import decode_child, wire
 from experience.codec import Limits
 from experience.errors import reject
 from experience.in_hand import NONE, InHand, InHandFile
-from experience.in_step import Request, finish, in_step
+from experience.in_step import ALL, Request, finish, in_step
 
 
 def work(name, n_steps, done):
@@ -84,6 +84,12 @@ def test_what_is_asked_for_in_a_step_is_answered_together():
     assert in_step(works) == [[4, None, 9], [(-1,), 8], [64], []]
     assert (Square.asked, Cube.asked) == ([[2, -1], [3]], [[4], [2]])
     assert finish(squares(Square(2), Cube(3), None)) == [4, 27, None]
+
+
+def test_nobody_is_named_while_something_is_done_for_several():
+    Square.asked, begun = [], []
+    in_step([squares(Square(2)), squares(Square(3))], begin=begun.append)
+    assert begun == [0, 1, ALL, 0, 1]
 
 
 def test_an_error_in_place_of_an_answer_is_raised_where_it_was_asked_for():
