@@ -54,8 +54,8 @@ def close_later(descriptor: int) -> None:
 def _begin(descriptor: int) -> None:
     """Let the kernel begin to write a file.
 
-    A journaling file system then has a place for each when the first flush commits, so that the others need no
-    commit of their own.
+    A journaling file system then has a place for each when the first flush commits, so that the others need
+    no commit of their own.
     """
     if hasattr(os, "posix_fadvise"):  # a hint, and not everywhere
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
