@@ -15,7 +15,6 @@ from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.delta import check_delta, encode_delta
 from policies.errors import BadDelta, BaseRejected, DriftTooLarge
 from policies.ledger import manifest_keys
-from policies.ledger_file import encode_entries
 from policies.manifest import (
     DELTA,
     LEDGER,
@@ -130,7 +129,7 @@ def successor(
     files = {
         MODEL: encode_model(merged.weights, merged.normalizer),
         OPTIMIZER: encode_arrays(merged.averages),
-        LEDGER: encode_entries(save.episodes),
+        LEDGER: _encode_ledger(save.episodes),
     }
     if save.rollback is None and (save.is_rebased_on(head) or save.writer != settings.daemon):
         files[DELTA] = encode_delta(save.delta)
@@ -229,6 +228,12 @@ def _lineage(save: Save, head: Checkpoint | None, number: int) -> dict[str, Any]
 
 def _return_mean(episodes: Sequence[LedgerEntry]) -> float | None:
     return sum(entry.total_reward for entry in episodes) / len(episodes) if episodes else None
+
+
+def _encode_ledger(episodes: Sequence[LedgerEntry]) -> bytes:
+    from policies.ledger_file import encode_entries  # noqa: PLC0415 - loads pyarrow
+
+    return encode_entries(episodes)
 
 
 def _to_json(value: Any) -> Any:

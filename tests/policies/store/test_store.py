@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from filelock import FileLock, Timeout
 from store_tools import SPEC, added, delta, entries, entry, folders, initial, publish, scalar
 
 from policies.checkpoint import Delta
@@ -522,17 +521,6 @@ def test_a_busy_lock_ends_in_an_error_that_says_where(state):
     assert publish(store, store.head(), 1).version == 2
 
 
-def test_a_lock_of_filelock_and_ours_exclude_each_other(tmp_path):
-    """The other writer may be of a release that still takes it by filelock."""
-    path = tmp_path / "publish"
-    with FileLock(path, fallback_to_soft=False), pytest.raises(StoreBusy), hold(path, 0.02):
-        pytest.fail("two hold it")
-    with hold(path, 0.02), pytest.raises(Timeout), FileLock(path, timeout=0.02, fallback_to_soft=False):
-        pytest.fail("two hold it")
-    with hold(path, 0.02):
-        assert path.exists()
-
-
 def test_a_lock_is_waited_for_and_handed_over(tmp_path):
     path, order, taken = tmp_path / "publish", [], threading.Event()
 
@@ -560,25 +548,6 @@ def test_a_lock_is_open_to_every_writer_of_the_group(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "publish").stat().st_mode & 0o777 == 0o660
-
-
-def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):
-    path, real, opened = tmp_path / "publish", os.open, []
-
-    def open_and_delete(name, *args):
-        descriptor = real(name, *args)
-        opened.append(descriptor)
-        if len(opened) == 1:
-            path.unlink()
-        return descriptor
-
-    path.touch()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", open_and_delete)
-        with hold(path, 1.0):
-            assert len(opened) == 2
-            with pytest.raises(StoreBusy), hold(path, 0.0):
-                pytest.fail("two hold it")
 
 
 def test_the_lock_is_held_briefly_and_its_file_stays(state, monkeypatch):
