@@ -12,7 +12,7 @@ from pathlib import Path
 from policies.acting import acting_version
 from policies.checkpoint import Checkpoint
 from policies.errors import VersionDamaged, VersionPruned
-from policies.manifest import MANIFEST, VERSION_NAME, read_checkpoint, read_current, version_folder
+from policies.manifest import MANIFEST, VERSION_NAME, read_checkpoint, read_current
 from policies.runs import Runs
 
 MOST_PROBES = 1000  # beyond this many unknown numbers a scan is quicker
@@ -30,6 +30,7 @@ class Catalog:
 
     def __init__(self, state_dir: Path, runs: Runs) -> None:
         self._state_dir = state_dir
+        self._folder = f"{state_dir}/checkpoints"
         self._runs = runs
         self._numbers: list[int] = []
         self._highest = 0
@@ -41,7 +42,7 @@ class Catalog:
     def scan(self) -> list[int]:
         """Every version directory's number, ascending, whole or not."""
         try:
-            names = [path.name for path in (self._state_dir / "checkpoints").iterdir()]
+            names = [path.name for path in Path(self._folder).iterdir()]
         except FileNotFoundError:
             names = []
         self._numbers = sorted({int(name) for name in names if VERSION_NAME.fullmatch(name)} - {0})
@@ -58,7 +59,7 @@ class Catalog:
             self.scan()
         known = self._highest
         top = max(known, read_current(self._state_dir) or 0, self._runs.highest_on_disk())
-        while os.path.lexists(version_folder(self._state_dir, top + 1)):
+        while os.path.lexists(self.path(top + 1)):
             top += 1
         if top - known > MOST_PROBES:
             self.scan()
@@ -66,6 +67,10 @@ class Catalog:
             self._numbers.extend(range(known + 1, top + 1))
         self._highest = max(self._highest, top)
         return self._highest
+
+    def path(self, version: int) -> str:
+        """Where a version's files are; ``version_folder`` takes five times as long."""
+        return f"{self._folder}/{version:08d}"
 
     @property
     def highest_known(self) -> int:
@@ -180,10 +185,10 @@ class Catalog:
 
     def _stamp(self, version: int) -> Stamp | None:
         """Changes when the manifest is replaced; None when nothing of that name is there."""
-        folder = version_folder(self._state_dir, version)
-        for path, sign in ((folder / MANIFEST, 1), (folder, -1)):
+        folder = self.path(version)
+        for path, sign in ((f"{folder}/{MANIFEST}", 1), (folder, -1)):
             try:
-                stat = path.stat(follow_symlinks=False)
+                stat = os.lstat(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             return sign * stat.st_ino, stat.st_mtime_ns

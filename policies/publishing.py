@@ -19,6 +19,7 @@ from policies.acting import acting_version
 from policies.catalog import Catalog
 from policies.checkpoint import Checkpoint
 from policies.errors import AlreadyLearned, NotAVersion, NotDurable, StoreError, VersionDamaged, VersionPruned
+from policies.flushing import close_later, write_new
 from policies.ledger import Ledger, Lineage
 from policies.manifest import (
     HIGHEST_VERSION,
@@ -29,7 +30,7 @@ from policies.manifest import (
 )
 from policies.merge import MergeSettings
 from policies.scratch import hold, scratch_folder
-from policies.successor import Save, successor, write_files
+from policies.successor import Save, successor
 
 PATIENCE = 8  # after losing so often to quicker writers, build the successor under the lock
 
@@ -57,6 +58,8 @@ class Publisher:
         clock: Callable[[], float],
     ) -> None:
         self._state_dir = state_dir
+        self._checkpoints = state_dir / "checkpoints"
+        self._current = state_dir / "CURRENT"
         self._catalog = catalog
         self._ledger = ledger
         self._lock_timeout_s = lock_timeout_s
@@ -73,9 +76,11 @@ class Publisher:
 
     def locked(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold one of the store's locks."""
-        for folder in ("checkpoints", "lock"):
-            make_folder(self._state_dir / folder)
-        return hold(self._state_dir / "lock" / name, self._lock_timeout_s)
+        path = self._state_dir / "lock" / name
+        for folder in (self._checkpoints, path.parent):
+            if not folder.is_dir():
+                make_folder(folder)
+        return hold(path, self._lock_timeout_s)
 
     def point(self, *, backwards: bool = False) -> None:
         """Point ``CURRENT`` to the version that the highest whole one lets act, until it does."""
@@ -83,7 +88,7 @@ class Publisher:
             acting, current = self._catalog.acting(), read_current(self._state_dir) or 0
             if acting is None or current == acting or (current > acting and not backwards):
                 return
-            write_atomic(self._state_dir / "CURRENT", _line(acting))
+            write_atomic(self._current, _line(acting))
 
     def confirm(self) -> None:
         """Make durable what an error left in doubt, and let ``CURRENT`` follow.
@@ -103,15 +108,14 @@ class Publisher:
 
         The failed fsync is not repeated on the same data: the folder is changed first.
         """
-        folder = self._state_dir / "checkpoints"
-        mark = folder / f"{ASIDE}{uuid.uuid4().hex}"
+        mark = self._checkpoints / f"{ASIDE}{uuid.uuid4().hex}"
         mark.mkdir()
         mark.rmdir()
-        fsync_folder(folder)
+        fsync_folder(self._checkpoints)
         self._unsynced = False
 
     def _publish(self, save: Save) -> Checkpoint:
-        make_folder(self._state_dir / "checkpoints")
+        make_folder(self._checkpoints)
         for _ in range(PATIENCE):
             if published := self._attempt(save, partial(self.locked, "publish")):
                 return published
@@ -129,15 +133,15 @@ class Publisher:
             raise AlreadyLearned(keys=[entry.key for entry in save.episodes if entry.key in learned])
         settings = read_merge_settings(self._state_dir)
         checkpoint, files = successor(save, head, number, settings, published_at=self._clock())
-        scratch = scratch_folder(self._state_dir / "checkpoints")
-        acting = acting_version(checkpoint.manifest)
-        with scratch as folder, _aside(self._state_dir, acting) as aside:
-            write_files(folder, files, beside=aside)
+        scratch, acting = scratch_folder(self._checkpoints), acting_version(checkpoint.manifest)
+        with scratch as folder, _aside(self._state_dir) as aside, _kept_open(self._current):
+            paths = {f"{folder}/{name}": data for name, data in files.items()}
+            write_new({**paths, str(aside): _line(acting)}, folder=str(folder))
             with lock():
                 if not self._swap(folder, number):
                     return None
                 self._advance(aside, number, acting)
-        fsync_folder(self._state_dir)
+            fsync_folder(self._state_dir)
         self._behind = False
         self._catalog.note(checkpoint)
         self._ledger.add(number, save.episodes)
@@ -160,21 +164,21 @@ class Publisher:
         if self._catalog.highest_used() != number - 1:
             return False
         try:
-            folder.rename(version_folder(self._state_dir, number))
+            folder.rename(self._catalog.path(number))
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 return False
             raise
         self._unsynced = self._behind = True
-        fsync_folder(self._state_dir / "checkpoints")
+        fsync_folder(self._checkpoints)
         self._unsynced = False
         return True
 
     def _advance(self, aside: Path, number: int, acting: int) -> None:
         """Point ``CURRENT`` to what acts after ``number``; never backwards, also without the lock."""
         if (read_current(self._state_dir) or 0) < acting:
-            aside.replace(self._state_dir / "CURRENT")
-        if os.path.lexists(version_folder(self._state_dir, number + 1)):
+            aside.replace(self._current)
+        if os.path.lexists(self._catalog.path(number + 1)):
             self.point()
 
     def _settle(self, save: Save, known: int, error: OSError) -> Checkpoint:
@@ -226,12 +230,26 @@ def _line(version: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _aside(state_dir: Path, version: int) -> Iterator[Path]:
-    """The next ``CURRENT`` under another name, so that only its rename happens under the lock."""
+def _kept_open(path: Path) -> Iterator[None]:
+    """Keep a file that is replaced: to free the old one takes half as long as to flush the new one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        close_later(descriptor)
+
+
+@contextlib.contextmanager
+def _aside(state_dir: Path) -> Iterator[Path]:
+    """A name for the next ``CURRENT``, so that only its rename happens under the lock; free afterwards."""
     path = state_dir / f"{ASIDE}{uuid.uuid4().hex}"
     try:
-        path.write_bytes(_line(version))
         yield path
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        if os.path.lexists(path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)

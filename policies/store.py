@@ -4,42 +4,30 @@ A version is written whole into a scratch folder and becomes visible by one rena
 rename is the compare-and-swap; the lock only makes losing it rare. Everything else can be done again.
 """
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experience.episode import EpisodeKey
 from policies import retention
 from policies.acting import Acting, Promotion
-from policies.actor_archive import ActorArchive
-from policies.catalog import Catalog
-from policies.checkpoint import ActingVersion, Checkpoint, Delta, LedgerEntry
-from policies.delta import read_delta
-from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
-from policies.ledger import Ledger, LedgerHit, Lineage, read_ids
-from policies.manifest import (
-    LEDGER,
-    read_checkpoint,
-    read_current,
-    read_file,
-    read_manifest,
-    version_folder,
-)
+from policies.checkpoint import Checkpoint, Delta, LedgerEntry
+from policies.errors import NotAVersion, VersionPruned
+from policies.ledger import LedgerHit, Lineage
+from policies.manifest import read_current, version_folder
 from policies.pins import Pins
 from policies.pruning import Pruner
 from policies.publishing import Publisher
 from policies.records import Records
 from policies.rollback import Rollback
 from policies.scratch import sweep_files, sweep_folders
+from policies.stored_versions import StoredVersions, as_store_error
 from policies.successor import Save
 from policies.version_info import VersionInfo, with_manifest
 
 
-class CheckpointStore:
+class CheckpointStore(StoredVersions):
     """The versions of one policy; the daemon and an online learner both publish through this class.
 
     An online learner inside a client's process trains on its own and adds what it learned to whatever the
@@ -69,11 +57,9 @@ class CheckpointStore:
         lock_timeout_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._state_dir = Path(state_dir)
+        super().__init__(state_dir)
         self._checkpoints = self._state_dir / "checkpoints"
         self._clock = clock
-        self._ledger = Ledger(self._state_dir, partial(read_ids, self._state_dir))
-        self._catalog = Catalog(self._state_dir, self._ledger.runs)
         self._publisher = Publisher(
             self._state_dir,
             catalog=self._catalog,
@@ -81,7 +67,6 @@ class CheckpointStore:
             lock_timeout_s=lock_timeout_s,
             clock=clock,
         )
-        self._actors = ActorArchive(self._state_dir)
         self._pins = Pins(self._state_dir)
         self._records = Records(self._state_dir)
         self._pruner = Pruner(
@@ -92,112 +77,21 @@ class CheckpointStore:
             records=self._records,
         )
 
-    def head(self) -> Checkpoint | None:
-        """The highest version that is whole: what the next one will succeed. None when there is none."""
-        with _as_store_error("the head cannot be read"):
-            return self._catalog.head()
-
-    def current(self) -> int | None:
-        """The version that ``CURRENT`` names: what clients act with. None when missing or torn."""
-        with _as_store_error("CURRENT cannot be read"):
-            return read_current(self._state_dir)
-
-    def acting(self) -> int | None:
-        """The version that ``CURRENT`` is to name: the head, unless versions are held back.
-
-        None when there is none that may act.
-        """
-        with _as_store_error("the versions cannot be read"):
-            return self._catalog.acting()
-
-    def load(self, version: int) -> Checkpoint:
-        """Read one version with every hash checked.
-
-        Raises:
-            NotAVersion: no such version was ever published. VersionPruned: it is gone by retention.
-            VersionDamaged: its files are not what its manifest says.
-        """
-        with _as_store_error(f"version {version} cannot be read"):
-            self._check_was_used(version)
-            return read_checkpoint(self._state_dir, version)
-
-    def actor(self, version: int) -> ActingVersion:
-        """What a version acts with; also of a pruned one, while ``prune`` keeps it. Raises as ``load``."""
-        with _as_store_error(f"version {version} cannot be read"):
-            self._check_was_used(version)
-            return self._actors.read(version)
-
-    def updates_above(self, version: int) -> Iterator[tuple[int, int]]:
-        """Of each version above one, newest first: (its number, the updates made by it and its ancestors).
-
-        Those whose ``actor`` is kept are among them, those that are damaged or gone without a trace are not.
-        """
-        with _as_store_error("the versions cannot be listed"):
-            archived = {number for number in self._actors.versions() if number > version}
-            for number in sorted({*self._catalog.above(version), *archived}, reverse=True):
-                with contextlib.suppress(VersionPruned, VersionDamaged):
-                    yield number, self._actors.updates(number)
-
-    def delta(self, version: int) -> Delta | None:
-        """The change that made a version; None where it was not kept. Raises as ``load``."""
-        with _as_store_error(f"version {version} cannot be read"):
-            self._check_was_used(version)
-            return read_delta(version_folder(self._state_dir, version), version)
-
-    def episodes(self, version: int) -> list[LedgerEntry]:
-        """The episodes that a version added, in the order of learning. Raises as ``load``."""
-        from policies.ledger_file import decode_entries  # noqa: PLC0415 - loads pyarrow
-
-        with _as_store_error(f"version {version} cannot be read"):
-            self._check_was_used(version)
-            folder = version_folder(self._state_dir, version)
-            return decode_entries(read_file(folder, read_manifest(folder, version), LEDGER))
-
-    def manifest(self, version: int) -> Mapping[str, Any]:
-        """A version's manifest, checked against its own hash. Raises as ``load``."""
-        with _as_store_error(f"version {version} cannot be read"):
-            self._check_was_used(version)
-            return read_manifest(version_folder(self._state_dir, version), version)
-
     def forget_records(self, *, archived_from: int | None, keep_bytes: int) -> None:
         """Remove records of pruned versions; as ``Records.forget``.
 
         Raises:
             StoreError: nothing was removed.
         """
-        with _as_store_error("records cannot be removed"), self._publisher.locked("retention"):
+        with as_store_error("records cannot be removed"), self._publisher.locked("retention"):
             self._records.forget(archived_from=archived_from, keep_bytes=keep_bytes)
-
-    def highest_used(self) -> int:
-        """The highest number that was ever used: whole, damaged or pruned; 0 before the first."""
-        with _as_store_error("the versions cannot be listed"):
-            return self._catalog.highest_used()
 
     def versions(self) -> list[VersionInfo]:
         """Every version that is there, ascending, from the manifests alone."""
-        with _as_store_error("the versions cannot be listed"):
+        with as_store_error("the versions cannot be listed"):
             current, pins = read_current(self._state_dir), self._pins.versions()
             infos = (self._describe(n, current=current, pins=pins) for n in self._catalog.scan())
             return [info for info in infos if info is not None]
-
-    def damaged(self, *, thorough: bool = False) -> list[int]:
-        """Versions whose files are not what their manifests say, ascending.
-
-        Args:
-            thorough: read every version; else those whose ids are not compacted yet, each once.
-        """
-        with _as_store_error("the versions cannot be checked"):
-            self._ledger.runs.refresh()
-            first = 1 if thorough else self._ledger.runs.compacted_through + 1
-            there = [version for version in self._catalog.scan() if version >= first]
-            found = {*self._catalog.damaged(there), *self._catalog.known_damaged(), *self._ledger.unreadable}
-            return sorted(found)
-
-    def versions_without_ids(self) -> list[int]:
-        """Ancestors of the head that cannot tell any more which episodes they added, ascending."""
-        with _as_store_error("the ledger cannot be read"):
-            self._ledger.refresh(Lineage.of(self._catalog.head()))
-            return sorted(self._ledger.unreadable)
 
     def keep_ids(self, version: int, entries: Sequence[LedgerEntry] | None = None) -> None:
         """Make the ids of an ancestor of the head, and of those before it, durable apart from their files.
@@ -206,7 +100,7 @@ class CheckpointStore:
             version: the ancestor.
             entries: what it added, where its own files no longer tell; None: they do, or did.
         """
-        with _as_store_error("the ledger cannot be written"), self._publisher.locked("retention"):
+        with as_store_error("the ledger cannot be written"), self._publisher.locked("retention"):
             lineage = Lineage.of(self._catalog.head())
             self._ledger.refresh(lineage)
             if entries is not None:
@@ -216,7 +110,7 @@ class CheckpointStore:
 
     def discard(self, version: int) -> None:
         """Remove a damaged version that is no ancestor of the head, and that a newer number follows."""
-        with _as_store_error(f"version {version} cannot be removed"):
+        with as_store_error(f"version {version} cannot be removed"):
             head = self._catalog.head()
             if head is None or version > head.version or version in Lineage.of(head):
                 return
@@ -229,7 +123,7 @@ class CheckpointStore:
         Raises:
             StoreError: it is still in doubt.
         """
-        with _as_store_error("versions are not durable yet"):
+        with as_store_error("versions are not durable yet"):
             self._publisher.confirm()
 
     def lookup(self, keys: Iterable[EpisodeKey], *, look_again: bool = True) -> dict[EpisodeKey, LedgerHit]:
@@ -245,7 +139,7 @@ class CheckpointStore:
             StoreError: a version of this store object is not durable yet; see ``confirm``.
         """
         self.confirm()
-        with _as_store_error("the ledger cannot be read"):
+        with as_store_error("the ledger cannot be read"):
             if look_again:
                 self._ledger.refresh(Lineage.of(self._catalog.head()))
             return self._ledger.find(keys)
@@ -257,7 +151,7 @@ class CheckpointStore:
             published: the version, as ``publish`` returned it.
             episodes: what it was published with.
         """
-        with _as_store_error(f"version {published.version} cannot be looked at"):
+        with as_store_error(f"version {published.version} cannot be looked at"):
             self._catalog.note(published)
             self._ledger.add(published.version, episodes)
 
@@ -378,7 +272,7 @@ class CheckpointStore:
 
     def pin(self, version: int) -> None:
         """Keep a version until it is unpinned, whatever retention says. Raises as ``load``."""
-        with _as_store_error(f"version {version} cannot be pinned"), self._publisher.locked("retention"):
+        with as_store_error(f"version {version} cannot be pinned"), self._publisher.locked("retention"):
             self._check_was_used(version)
             if not version_folder(self._state_dir, version).is_dir():
                 raise VersionPruned(version=version)
@@ -386,7 +280,7 @@ class CheckpointStore:
 
     def unpin(self, version: int) -> bool:
         """Leave a version to retention again; False when it was not pinned."""
-        with _as_store_error(f"version {version} cannot be unpinned"), self._publisher.locked("retention"):
+        with as_store_error(f"version {version} cannot be unpinned"), self._publisher.locked("retention"):
             return self._pins.remove(version)
 
     def prune(
@@ -422,7 +316,7 @@ class CheckpointStore:
         policy = retention.Policy(
             keep_last=keep_last, keep_every=keep_every, keep_minutes=keep_minutes, keep_bytes=keep_bytes
         )
-        with _as_store_error("versions cannot be pruned"):
+        with as_store_error("versions cannot be pruned"):
             if self._catalog.head() is None:
                 return []
             with self._publisher.locked("retention"):
@@ -437,7 +331,7 @@ class CheckpointStore:
         Returns:
             The version that it names now.
         """
-        with _as_store_error("CURRENT cannot be repaired"):
+        with as_store_error("CURRENT cannot be repaired"):
             if self._checkpoints.is_dir():
                 self._publisher.renew_names()
             acting = self._catalog.acting()
@@ -451,7 +345,7 @@ class CheckpointStore:
     def sweep(self) -> None:
         """Remove what killed writers left behind."""
         now_s = self._clock()
-        with _as_store_error("leftovers cannot be removed"):
+        with as_store_error("leftovers cannot be removed"):
             if not self._checkpoints.is_dir():
                 return
             with self._publisher.locked("retention"):
@@ -460,11 +354,6 @@ class CheckpointStore:
                 sweep_files(self._state_dir / "ledger", now_s)
                 self._actors.sweep(now_s)
                 self._ledger.runs.sweep()
-
-    def _check_was_used(self, version: int) -> None:
-        """Tell apart what was never published from what is gone."""
-        if not 0 < version <= self._catalog.highest_used():
-            raise NotAVersion(version=version)
 
     def _keep_used(self) -> None:
         """Note the number that CURRENT names as used, where its directory is gone."""
@@ -483,12 +372,3 @@ class CheckpointStore:
             pinned=version in pins,
         )
         return with_manifest(self._state_dir, plain)
-
-
-@contextlib.contextmanager
-def _as_store_error(what: str) -> Iterator[None]:
-    """One error tree for callers: what the operating system says becomes a StoreError."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{what}: {error}") from error

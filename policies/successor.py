@@ -2,15 +2,14 @@
 
 import math
 import os
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experience.durable import fsync_all
 from policies.acting import Acting, Promotion, acting_entry, is_held
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
 from policies.delta import check_delta, encode_delta
@@ -41,7 +40,7 @@ from policies.merge import (
 )
 from policies.rollback import MANIFEST_KEY, Rejected, Rollback
 
-ROW_DIGITS = 64
+ROW_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ class Save:
         if not math.isfinite(self.saved_at):
             raise BadDelta(field="saved_at", value=self.saved_at, accepted="UTC seconds")
         for i, entry in enumerate(self.episodes):
-            if len(entry.row_sha256) != ROW_DIGITS or not set(entry.row_sha256) <= set("0123456789abcdef"):
+            if ROW_SHA256.fullmatch(entry.row_sha256) is None:
                 field = f"episodes[{i}].row_sha256"
                 raise BadDelta(field=field, value=repr(entry.row_sha256), accepted="64 hexadecimal digits")
         if len({entry.key for entry in self.episodes}) < len(self.episodes):
@@ -166,13 +165,6 @@ def successor(
         normalizer=merged.normalizer,
     )
     return checkpoint, files
-
-
-def write_files(folder: Path, files: Mapping[str, bytes], *, beside: Path) -> None:
-    """Write a version's files into an empty folder, durably; one ``beside`` it is made durable with them."""
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    fsync_all([*(folder / name for name in files), folder, beside])
 
 
 def _combine(

@@ -521,6 +521,35 @@ def test_a_busy_lock_ends_in_an_error_that_says_where(state):
     assert publish(store, store.head(), 1).version == 2
 
 
+def test_a_lock_is_waited_for_and_handed_over(tmp_path):
+    path, order, taken = tmp_path / "publish", [], threading.Event()
+
+    def other():
+        with hold(path, 10.0):
+            order.append("first")
+            taken.set()
+            time.sleep(0.02)
+            order.append("gives it back")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    taken.wait(10)
+    with hold(path, 10.0):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "gives it back", "second"]
+
+
+def test_a_lock_is_open_to_every_writer_of_the_group(tmp_path):
+    before = os.umask(0o077)
+    try:
+        with hold(tmp_path / "publish", 1.0):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "publish").stat().st_mode & 0o777 == 0o660
+
+
 def test_the_lock_is_held_briefly_and_its_file_stays(state, monkeypatch):
     store = CheckpointStore(state)
     first = chain(store, 1)
