@@ -30,7 +30,7 @@ SAMPLES = 200
 IDLE_S_A_BATCH = 0.012
 LEAST_IDLE_S = 5.0
 NOISE_MB, SHORT, SHORT_NOISE_MB = 4.0, 1_000, 16.0
-"""A short run's slope says little: pages come and go, and batches differ in size by a factor of sixty. What it
+"""A short run's slope says little: pages come and go, and batches differ in size up to sixtyfold. What it
 grew by in all must be small then."""
 
 
