@@ -35,6 +35,14 @@ COMMANDS = (
 app = new_typer(cls=lazily("learnerd.cli", COMMANDS), no_args_is_help=True)
 
 
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - for this alone
+
+        typer.echo(f"learnerd {version('learnerd')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _learnerd(
     ctx: typer.Context,
@@ -42,6 +50,10 @@ def _learnerd(
         Path | None,
         typer.Option("--config", metavar="FILE", help="The configuration; also after the command."),
     ] = None,
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
 ) -> None:
     """Learn in the background: episode files go in, better policies come out."""
     ctx.obj = config

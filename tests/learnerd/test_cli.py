@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from importlib import metadata
 
 import pytest
 
@@ -84,6 +85,11 @@ def test_without_a_command_or_with_a_wrong_one(learnerd):
     assert learnerd("bogus").returncode == 2
     assert learnerd("versions", "show", "zero").returncode == 2
     assert learnerd("run", "--once", "--until-idle").returncode == 2
+
+
+def test_the_version_is_told(learnerd):
+    result = learnerd("--version")
+    assert (result.returncode, result.stdout) == (0, f"learnerd {metadata.version('learnerd')}\n")
 
 
 def test_help_lists_every_command(learnerd):
