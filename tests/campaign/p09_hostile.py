@@ -38,6 +38,8 @@ HEAVY = ("60-mb", "million", "many-", "bomb")
 """Parts of names; tests/hostile has these in CI."""
 SAMPLE_HOWS = ("segv", "noise")
 ALL_HOWS = ("segv", "kill", "abort", "exit", "noise", "stop", "hang")
+MOST_DEATHS = {"noise": 6}
+"""Else 3. After nonsense in place of an answer nobody of a group is blamed: each attempt may end two decoders."""
 FUZZ_S = 160.0
 DAEMON_BYTES = 2 * 2**30
 """Resident; torch alone takes a quarter of it."""
@@ -127,7 +129,7 @@ def _killed(arena, hows):
     deaths = Counter((arena.folder / "deaths").read_text().split())
     for how in hows:
         name = f"kill-{how}.npz"
-        if reasons.get(name) != "decoder_died" or deaths[how] != 3:
+        if reasons.get(name) != "decoder_died" or not 3 <= deaths[how] <= MOST_DEATHS.get(how, 3):
             yield f"{name} ended its decoder {deaths[how]} times and is {reasons.get(name, 'nowhere')}"
 
 
