@@ -65,9 +65,7 @@ def choose(
     keep_s = 60.0 * policy.keep_minutes
     ages_s = _ages_s([item.written_s for item in ordered], now_s=now_s, longest_gap_s=keep_s / SHARES)
     young = {item.version for item, age_s in zip(ordered, ages_s, strict=True) if age_s < keep_s}
-    last = (
-        {item.version for item in ordered[len(ordered) - policy.keep_last :]} if policy.keep_last else set()
-    )
+    last = {item.version for item in ordered[-policy.keep_last :]} if policy.keep_last else set()
 
     def is_wanted(item: Stored) -> bool:
         periodic = policy.keep_every > 0 and item.version % policy.keep_every == 0
