@@ -40,8 +40,8 @@ class Policy:
 
 
 SHARES = 10
-"""A gap between two versions counts for this part of ``keep_minutes`` at most: a clock set ahead takes no
-more away, and who publishes seldom keeps so many versions."""
+"""A gap between two versions counts for ``keep_minutes`` by this number at most: a clock set ahead takes no
+more away. So right after a publish that many versions are young, however seldom there is one."""
 
 
 def choose(
