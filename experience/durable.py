@@ -6,19 +6,13 @@ tries again writes anew.
 """
 
 import contextlib
-import functools
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from experience.ids import uuid7
 
 ASIDE = ".tmp-"
 """How the name of a file begins that is not complete yet."""
-
-_FLUSHERS = 8
-"""A version has four or five files, a folder and the next CURRENT."""
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
@@ -44,30 +38,13 @@ def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> 
         fsync_folder(path.parent)
 
 
-def fsync_all(paths: Iterable[Path]) -> None:
-    """Flush files, and the names in folders, at once: a disk takes what waits together in one go."""
-    first, *others = paths
-    waiting = [_flushers().submit(_fsync, path) for path in others]
-    try:
-        _fsync(first)
-    finally:
-        wait(waiting)
-    for one in waiting:
-        one.result()
-
-
-@functools.cache
-def _flushers() -> ThreadPoolExecutor:
-    """Threads that wait for the disk. They stay: to start one takes as long as an fsync on a quick disk."""
-    return ThreadPoolExecutor(max_workers=_FLUSHERS, thread_name_prefix="fsync")
-
-
-os.register_at_fork(after_in_child=_flushers.cache_clear)  # a child has none of the threads
-
-
 def fsync_folder(path: Path) -> None:
     """Flush the names in ``path`` to the disk."""
-    _fsync(path, os.O_DIRECTORY)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def make_folder(path: Path) -> None:
@@ -97,13 +74,5 @@ def _write_new(path: Path, data: memoryview, *, sync: bool) -> None:
             data = data[os.write(file, data) :]
         if sync:
             os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _fsync(path: Path, flags: int = 0) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
-        os.fsync(file)
     finally:
         os.close(file)

@@ -2,12 +2,16 @@
 
 A disk takes what waits together in one go, so that every flush waits in a thread of its own. Where an fsync
 takes half a millisecond, futures and an executor would cost as much again: hence bare queues.
+
+Whoever takes a descriptor from the queue closes it. So no interrupt makes the caller close one, whose number
+may soon be another file's, that a thread has yet to flush.
 """
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 
 _THREADS = 6
@@ -43,12 +47,12 @@ def write_new(files: Mapping[str, bytes], *, folder: str) -> None:
         _flush(opened)
     finally:
         for descriptor in opened:
-            os.close(descriptor)
+            _outcome(os.close, descriptor)  # what went wrong before is raised
 
 
 def close_later(descriptor: int) -> None:
     """Close a file that nobody waits for: where it has no name any more, the disk frees it first."""
-    _waiting().put((os.close, descriptor, _Outcomes()))
+    _hand_over(os.close, descriptor, _Outcomes())
 
 
 def _begin(descriptor: int) -> None:
@@ -57,19 +61,35 @@ def _begin(descriptor: int) -> None:
     A journaling file system then has a place for each when the first flush commits, so that the others need
     no commit of their own.
     """
-    if hasattr(os, "posix_fadvise"):  # a hint, and not everywhere
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # a hint, and not everywhere
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _flush(descriptors: Iterable[int]) -> None:
-    first, *others = descriptors
-    outcomes = _Outcomes()
-    for descriptor in others:
-        _waiting().put((os.fsync, descriptor, outcomes))
-    errors = [_outcome(os.fsync, first), *(outcomes.get() for _ in others)]
-    for error in errors:
+def _flush(opened: list[int]) -> None:
+    """Flush and close all; what is left in ``opened`` is the caller's to close."""
+    outcomes, count = _Outcomes(), len(opened)
+    while len(opened) > 1:
+        _hand_over(_fsync_and_close, opened.pop(1), outcomes)
+    outcomes.put(_outcome(_fsync_and_close, opened.pop()))
+    for error in [outcomes.get() for _ in range(count)]:
         if error is not None:
             raise error
+
+
+def _fsync_and_close(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hand_over(call: _Call, descriptor: int, outcomes: _Outcomes) -> None:
+    waiting = _waiting()
+    if waiting is None:
+        outcomes.put(_outcome(call, descriptor))
+    else:
+        waiting.put((call, descriptor, outcomes))
 
 
 def _outcome(call: _Call, descriptor: int) -> BaseException | None:
@@ -81,12 +101,18 @@ def _outcome(call: _Call, descriptor: int) -> BaseException | None:
 
 
 @functools.cache
-def _waiting() -> SimpleQueue[_Job]:
-    """What the threads take from. They stay: to start one takes as long as an fsync on a quick disk."""
+def _waiting() -> SimpleQueue[_Job] | None:
+    """What the threads take from; None where none can be started, as when the interpreter ends.
+
+    They stay: to start one takes as long as an fsync on a quick disk.
+    """
     queue: SimpleQueue[_Job] = SimpleQueue()
-    for number in range(_THREADS):
-        threading.Thread(target=_serve, args=(queue,), name=f"fsync-{number}", daemon=True).start()
-    return queue
+    serve = functools.partial(threading.Thread, target=_serve, args=(queue,), daemon=True)
+    threads = [serve(name=f"fsync-{number}") for number in range(_THREADS)]
+    with contextlib.suppress(RuntimeError):
+        for thread in threads:
+            thread.start()
+    return queue if threads[0].is_alive() else None
 
 
 def _serve(queue: SimpleQueue[_Job]) -> None:

@@ -40,8 +40,8 @@ class Policy:
 
 
 SHARES = 10
-"""A gap between two versions counts for this part of ``keep_minutes`` at most: a clock set ahead takes no
-more away, and who publishes seldom keeps so many versions."""
+"""A gap between two versions counts for ``keep_minutes`` by this number at most: a clock set ahead takes no
+more away. So right after a publish that many versions are young, however seldom there is one."""
 
 
 def choose(
@@ -65,9 +65,7 @@ def choose(
     keep_s = 60.0 * policy.keep_minutes
     ages_s = _ages_s([item.written_s for item in ordered], now_s=now_s, longest_gap_s=keep_s / SHARES)
     young = {item.version for item, age_s in zip(ordered, ages_s, strict=True) if age_s < keep_s}
-    last = (
-        {item.version for item in ordered[len(ordered) - policy.keep_last :]} if policy.keep_last else set()
-    )
+    last = {item.version for item in ordered[-policy.keep_last :]} if policy.keep_last else set()
 
     def is_wanted(item: Stored) -> bool:
         periodic = policy.keep_every > 0 and item.version % policy.keep_every == 0

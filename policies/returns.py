@@ -195,7 +195,7 @@ def _sum_piece(x_n: Float64, last: Offsets, decay_n: Float64, carry: float) -> N
 
 def _pieces(n: int, steps: int, last: Offsets) -> Iterator[tuple[int, int, Offsets]]:
     """Cut n rows from the end; (first row, one past the last, the last steps among them as seen from it)."""
-    if n <= steps:
+    if 0 < n <= steps:
         yield 0, n, last
         return
     for stop in range(n, 0, -steps):

@@ -1,5 +1,6 @@
 """``learnerd backtest``: what archived trading sessions earned, by version or by time."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -63,8 +64,11 @@ def command(
     Exit code 9 when the archive has none, 1 when an action has no position, or a shard is
     damaged.
     """
-    if steps_per_year is not None and not steps_per_year > 0:
+    if steps_per_year is not None and not 0 < steps_per_year < math.inf:
         raise typer.BadParameter(f"--steps-per-year {steps_per_year:g}; accepted: a number > 0")
+    for option, number in (("--cost", cost), ("--cost-bps", cost_bps)):
+        if number == math.inf:
+            raise typer.BadParameter(f"{option} inf; accepted: a number >= 0")
     check_folder_of(png, "--png")
     settings, positions = read_config(ctx, config), _positions(position)
     from learnerd.backtest import ledger, rows  # noqa: PLC0415 - loads NumPy
@@ -104,10 +108,13 @@ def _positions(text: str) -> dict[int, float] | None:
         return None
     try:
         pairs = [part.split("=") for part in text.split(",")]
-        return {int(action): float(position) for action, position in pairs}
+        found = {int(action): float(position) for action, position in pairs}
     except ValueError:
+        found = {}
+    if not found or not all(map(math.isfinite, found.values())):
         accepted = 'action, or pairs such as "0=-1,1=1"'
-        raise typer.BadParameter(f"--position {text}; accepted: {accepted}") from None
+        raise typer.BadParameter(f"--position {text}; accepted: {accepted}")
+    return found
 
 
 def _plot(png: Path, found: "Ledger", unit: str) -> None:

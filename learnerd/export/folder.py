@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from experience.durable import fsync_all, fsync_folder, make_folder, write_atomic
+from experience.durable import fsync_folder, make_folder, write_atomic
 from learnerd.versions import DIRECTORY_NAME
 from policies.errors import StoreError
+from policies.flushing import write_new
 from policies.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -68,9 +69,8 @@ class ExportFolder:
         document = {"schema": SCHEMA_VERSION, "version": version, "files": describe(files), **facts}
         make_folder(self._folder)
         with scratch_folder(self._folder) as scratch:
-            for name, data in {**files, MANIFEST: encode_manifest(document)}.items():
-                (scratch / name).write_bytes(data)
-            fsync_all([*scratch.iterdir(), scratch])
+            whole = {**files, MANIFEST: encode_manifest(document)}
+            write_new({f"{scratch}/{name}": data for name, data in whole.items()}, folder=str(scratch))
             self.remove(version)
             scratch.rename(self._of(version))
         fsync_folder(self._folder)

@@ -39,7 +39,7 @@ HEAVY = ("60-mb", "million", "many-", "bomb")
 SAMPLE_HOWS = ("segv", "noise")
 ALL_HOWS = ("segv", "kill", "abort", "exit", "noise", "stop", "hang")
 MOST_DEATHS = {"noise": 6}
-"""Else 3. After nonsense in place of an answer nobody of a group is blamed: an attempt may end two decoders."""
+"""Else 3. After nonsense instead of an answer nobody of a group is blamed: an attempt may end 2 decoders."""
 FUZZ_S = 160.0
 DAEMON_BYTES = 2 * 2**30
 """Resident; torch alone takes a quarter of it."""

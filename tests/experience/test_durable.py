@@ -1,9 +1,8 @@
 import os
-from pathlib import Path
 
 import pytest
 
-from experience.durable import fsync_all, fsync_folder, make_folder, write_atomic
+from experience.durable import fsync_folder, make_folder, write_atomic
 
 
 def test_writes_and_replaces(tmp_path):
@@ -89,29 +88,8 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path):
         make_folder(tmp_path / "a")
 
 
-@pytest.mark.parametrize("failing", ["a", "b", "c", "."])
-def test_all_are_flushed_and_any_failure_is_raised(tmp_path, monkeypatch, failing):
-    paths = [tmp_path / name for name in "abc"]
-    for path in paths:
-        path.write_bytes(b"x")
-    flushed, real = [], os.fsync
-
-    def fsync(file):
-        path = Path(f"/proc/self/fd/{file}").readlink()
-        flushed.append(path)
-        if path == tmp_path / failing:
-            raise OSError(5, "injected")
-        real(file)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="injected"):
-        fsync_all([*paths, tmp_path])
-    assert sorted(flushed) == sorted([*paths, tmp_path])
-
-
-def test_fsync_takes_files_and_folders(tmp_path):
+def test_the_fsync_of_a_folder_takes_folders_only(tmp_path):
     write_atomic(tmp_path / "a", b"x", sync=False)
-    fsync_all([tmp_path / "a"])
     fsync_folder(tmp_path)
     with pytest.raises(NotADirectoryError):
         fsync_folder(tmp_path / "a")

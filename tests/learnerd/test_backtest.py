@@ -180,6 +180,9 @@ def test_bad_options_are_named(archive, backtest):
     bad = backtest("--position", "x", code=2).err
     assert 'accepted: action, or pairs such as "0=-1,1=1"' in bad
     assert "accepted: a number > 0" in backtest("--steps-per-year", "0", code=2).err
+    assert "accepted: action, or pairs" in backtest("--position", "0=nan,1=1", code=2).err
+    assert "accepted: a number > 0" in backtest("--steps-per-year", "inf", code=2).err
+    assert "--cost inf; accepted: a number >= 0" in backtest("--cost", "inf", code=2).err
     assert "there is no folder nowhere" in backtest("--png", "nowhere/out.png", code=2).err
     assert "no archived episode" in backtest("--client", "nobody", code=9).err
     (archive / "spool/archive/2023-11-20/00000002.parquet").write_bytes(b"torn")

@@ -347,6 +347,20 @@ def test_each_version_is_read_once(config, monkeypatch):
     assert len(read) == 5
 
 
+def test_every_byte_of_the_ledger_is_read(config):
+    from policies.store import CheckpointStore  # noqa: PLC0415 - loads numpy
+
+    for _ in range(4):
+        publish(config)
+    keep = {"keep_every": 0, "keep_minutes": 0.0, "keep_bytes": 10**12, "now_s": 1e12}
+    assert CheckpointStore(config.paths.state).prune(keep_last=2, **keep) == [1, 2]
+    assert only(store.check(config), "ledger").what == "whole; ids of versions up to 2"
+    [run] = (config.paths.state / "ledger").iterdir()
+    run.write_bytes(bytes([*run.read_bytes()[:-1], run.read_bytes()[-1] ^ 1]))
+    found = only(store.check(config), "ledger")
+    assert (found.severity, f"{run}: does not match its own sha256") == ("failure", found.what)
+
+
 def test_a_version_of_another_release_is_named(config):
     from policies.manifest import encode_manifest  # noqa: PLC0415 - loads numpy
 

@@ -101,7 +101,7 @@ def test_a_finite_run_ends_with_its_newest_version_exported(site, drop):
 
 CRASHES = {
     "before the files": "f.ExportFolder.write = lambda self, *rest: os._exit(77)",
-    "before the rename": "f.fsync_all = lambda paths: os._exit(77)",
+    "before the rename": "f.ExportFolder.remove = lambda self, version: os._exit(77)",
     "after the rename": "f.fsync_folder = lambda path: os._exit(77)",
     "before CURRENT": "f.ExportFolder.point_to = lambda self, version: os._exit(77)",
 }

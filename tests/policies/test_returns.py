@@ -215,6 +215,19 @@ def test_bootstrap_is_the_value_of_the_observation_after_the_end():
     np.testing.assert_allclose(returns, [5.0, 1.5, 1.0])
 
 
+@pytest.mark.parametrize("episodes", [0, 1, 3])
+def test_episodes_without_a_step_have_no_returns(episodes):
+    none, offsets, after = np.empty(0), np.zeros(episodes + 1, np.int64), np.ones(episodes)
+    results = [
+        discounted_returns(none, offsets, gamma=0.9, bootstrap_e=after),
+        gae(none, none, offsets, bootstrap_e=after, gamma=0.9, gae_lambda=0.8),
+        *vtrace(none, none, none, offsets, bootstrap_e=after, gamma=0.9),
+        next_values(none, offsets, bootstrap_e=after),
+        discounted_sums(none, offsets, decay=0.9),
+    ]
+    assert [result.shape for result in results] == [(0,)] * 6
+
+
 def test_wrong_ranks_are_refused():
     with pytest.raises(ValueError, match="rewards have shape"):
         discounted_returns(np.ones((2, 2)), np.array([0, 4]), gamma=0.9)

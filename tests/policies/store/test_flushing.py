@@ -1,11 +1,17 @@
 """Files of a version: all flushed at once, and no failure is passed over."""
 
+import contextlib
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
+from policies import flushing
 from policies.flushing import close_later, write_new
 
 NAMES = ("model", "optimizer", "ledger", "manifest", "delta")
@@ -94,3 +100,71 @@ def test_what_nobody_waits_for_is_closed_all_the_same(tmp_path, monkeypatch):
     close_later(descriptor)
     assert done.wait(10.0)
     assert closed == [descriptor]
+
+
+def test_an_interrupted_caller_closes_nothing_that_a_thread_has_yet_to_flush(tmp_path, monkeypatch):
+    write_new({f"{tmp_path}/before": b""}, folder=str(tmp_path))
+    before, go_on, real, stale = open_descriptors(), threading.Event(), os.fsync, []
+
+    class Interrupted(SimpleQueue):
+        def get(self):
+            raise KeyboardInterrupt
+
+    def fsync(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if threading.current_thread() is not threading.main_thread():
+            assert go_on.wait(10.0)
+            with contextlib.suppress(OSError):
+                stale.extend([name] * (Path(f"/proc/self/fd/{descriptor}").readlink().name != name))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(flushing, "_Outcomes", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_new(files_in(tmp_path), folder=str(tmp_path))
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(len(NAMES) + 1)]
+    go_on.set()
+    deadline = time.monotonic() + 10.0
+    while open_descriptors() > before + len(others) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert stale == []
+    assert open_descriptors() == before + len(others)
+    for descriptor in others:
+        os.close(descriptor)  # nobody else did
+
+
+def test_without_another_thread_the_caller_does_all_of_it(tmp_path, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    flushed, before = watch(monkeypatch), open_descriptors()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    flushing._waiting.cache_clear()
+    try:
+        write_new(files_in(tmp_path), folder=str(tmp_path))
+        close_later(os.open(tmp_path, os.O_RDONLY))
+    finally:
+        flushing._waiting.cache_clear()
+    assert sorted(flushed) == sorted([*NAMES, tmp_path.name])
+    assert open_descriptors() == before
+
+
+def test_a_child_flushes_with_threads_of_its_own(tmp_path):
+    code = (
+        "import os, sys; from policies.flushing import write_new; at = sys.argv[1]; "
+        "write_new({at + '/parent': b'x', at + '/too': b'x'}, folder=at); child = os.fork(); "
+        "child or (write_new({at + '/child': b'x', at + '/two': b'x'}, folder=at), os._exit(0)); "
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, tmp_path]
+    subprocess.run(command, check=True, timeout=15)
+    assert {path.name for path in tmp_path.iterdir()} == {"parent", "too", "child", "two"}
+
+
+def test_a_hint_that_the_file_system_does_not_take_is_no_failure(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    write_new(files_in(tmp_path), folder=str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == len(NAMES)

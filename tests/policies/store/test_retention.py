@@ -37,6 +37,11 @@ def test_what_goes(changes, removed):
     assert chosen(stored(1, 2, 3, 4, 5, 6), **changes) == removed
 
 
+@pytest.mark.parametrize("keep_last", range(9))
+def test_as_many_as_asked_for_stay_however_few_there_are(keep_last):
+    assert chosen(stored(1, 2, 3, 4, 5, 6), keep_last=keep_last) == list(range(1, 7 - keep_last))
+
+
 def test_a_version_from_the_future_is_young():
     assert chosen(stored(1, age_s=-5000.0)) == []
 
