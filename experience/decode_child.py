@@ -129,8 +129,9 @@ def _together(
                 begin=lambda place: begin(SEVERAL if place == ALL else jobs[place]["job"]),
                 go_on=lambda: time.monotonic() < until_s,
             )
+        begin(SEVERAL)
         return _framed(messages)
-    except MemoryError:
+    except Exception:  # noqa: BLE001 - what goes wrong for several may be the fault of one: alone, it shows
         return [None] * len(jobs)
     finally:
         begin(NONE)  # what is wrong with an answer from here on need not be of the one worked on last
