@@ -142,7 +142,8 @@ class Spool:
             if os.path.lexists(source):
                 raise
             return None
-        self._share(claim)
+        with self._sharing_lock:
+            self._note_sharer(claim)
         return claim
 
     def claimed(self, name: str) -> Claim | None:
@@ -159,10 +160,11 @@ class Spool:
 
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
-        found = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
-        claims = sorted((claim for claim in found if claim), key=lambda claim: claim.id)
-        for claim in claims:
-            self._share(claim)
+        with self._sharing_lock:  # else one that another thread lets go of meanwhile would be noted for good
+            found = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
+            claims = sorted((claim for claim in found if claim), key=lambda claim: claim.id)
+            for claim in claims:
+                self._note_sharer(claim)
         return claims
 
     def attempt(self, claim: Claim) -> Claim:
@@ -345,10 +347,9 @@ class Spool:
             *(self.archive_folder, self._refused, self._quarantine),
         )
 
-    def _share(self, claim: Claim) -> None:
+    def _note_sharer(self, claim: Claim) -> None:
         shared, slot = claim.id[:-1], self.work_slot(claim)
-        with self._sharing_lock:
-            self._sharing[shared] = self._sharing.get(shared, 0) | 1 << slot
+        self._sharing[shared] = self._sharing.get(shared, 0) | 1 << slot
 
     def _drop_copy(self, claim: Claim) -> None:
         """Remove the work file with the last claim that shares it."""
