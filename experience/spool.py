@@ -20,12 +20,11 @@ from experience.archive_folder import day_folders, shard_name
 from experience.claims import Claim, Waiting, claim_in, parsed, shortened
 from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
 from experience.episode import Episode
-from experience.errors import Problem
+from experience.errors import REASON, Problem
 from experience.folders import FolderSizes, entries, subfolders
 from experience.ids import uuid7
 
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_REASON = re.compile(r"[a-z0-9_]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,7 +392,7 @@ def _fsync_rename(source: Path, target: Path) -> None:
 
 
 def _reason_folder(root: Path, reason: str) -> Path:
-    if not _REASON.fullmatch(reason):
+    if not REASON.fullmatch(reason):
         raise ValueError(f"reason is {reason!r}; accepted: one word of a-z, 0-9 and _")
     folder = root / reason
     make_folder(folder)

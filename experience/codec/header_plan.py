@@ -19,7 +19,7 @@ MOST_PLANS = 8
 """Kinds of headers at a time: how its episodes end, for each client. One that does not fit costs 0.7 µs."""
 
 _MOST_TEXT = 4096
-"""Characters of a header that is planned for, ten times a usual one: a plan for a million takes 3 s to make."""
+"""Characters of a header that is planned for, ten times a usual one; a plan for a million takes 3 s."""
 
 LEARNING_COST = 256
 """Headers for each new plan, which takes as long as reading fifty the long way; the first few are free."""
