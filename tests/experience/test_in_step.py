@@ -295,3 +295,17 @@ def test_nobody_is_named_while_answers_are_put_into_a_frame(jobs, monkeypatch):
     monkeypatch.setattr(decode_child, "encode", noted)
     assert len(answers([jobs(npz(1), npz(2))], begin=begun.append)) == 2
     assert begun[-3:] == [SEVERAL, 2, NONE]
+
+
+def test_small_files_that_hold_much_have_a_frame_each(jobs, monkeypatch):
+    """Of some in one frame the parent could let go of none before it has let go of all."""
+    sizes, made = [], jobs(*map(npz, range(3)))
+    monkeypatch.setattr(wire, "decode", lambda *parts, decode=wire.decode: sizes.append(1) or decode(*parts))
+    alone = answers([[job] for job in made])
+    for limit, n_frames in ((2**22, 1), (700, 3)):
+        monkeypatch.setattr(decode_child, "_FRAME_BYTES", limit)
+        sizes.clear()
+        together = answers([made])
+        assert len(sizes) == 1 + n_frames  # one more: the child is ready
+        for one, other in zip(together, alone, strict=True):
+            assert b"".join(wire.encode([one])) == b"".join(wire.encode([other]))
