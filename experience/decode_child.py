@@ -25,7 +25,7 @@ from experience.errors import InputError, Problem, reject
 from experience.in_hand import NONE, SEVERAL, InHand
 from experience.in_step import ALL, Steps, finish, in_step
 from experience.intake_file import read_claimed
-from experience.wire import Message, Part, encode
+from experience.wire import Message, Part, encode, frame_bytes
 from experience.work_file import WorkFiles
 
 READY = -1
@@ -42,6 +42,9 @@ _SMALL_BYTES = 2**20
 _TOGETHER_S = 1.0
 """Time for files that are worked on together, and wait for the last of them; sixteen usual ones take 5 ms.
 Small ones may hold thousands of episodes: each of those gets the parent's deadline for itself."""
+
+_FRAME_BYTES = 2**22
+"""A frame of several files: the parent has all of it in memory as long as it needs one of them."""
 
 _COLLECT_OBJECTS = 20_000
 """Collections of garbage begin at so many new objects, not at 700: a table of 64 episodes is some thousands,
@@ -129,8 +132,9 @@ def _together(
                 begin=lambda place: begin(SEVERAL if place == ALL else jobs[place]["job"]),
                 go_on=lambda: time.monotonic() < until_s,
             )
+        begin(SEVERAL)
         return _framed(messages)
-    except MemoryError:
+    except Exception:  # noqa: BLE001 - what goes wrong for several may be the fault of one: alone, it shows
         return [None] * len(jobs)
     finally:
         begin(NONE)  # what is wrong with an answer from here on need not be of the one worked on last
@@ -144,7 +148,11 @@ def _framed(messages: Sequence[Message | None]) -> list[Frame | None]:
         some = list(run)
         read = [message for message in some if message is not None]
         if read:
-            frames[begin] = encode(read)
+            whole = encode(read)
+            if frame_bytes(bytes(whole[0])) <= _FRAME_BYTES:
+                frames[begin] = whole
+            else:
+                frames[begin : begin + len(read)] = [encode([message]) for message in read]
         begin += len(some)
     return frames
 

@@ -180,7 +180,7 @@ class Decoder:
             results: list[DecodeResult] = []
             expected = True
             for message in messages:
-                expected = bool(left) and message.job == left[0][0]
+                expected = bool(left) and _answers(message, left[0][0])
                 if not expected:
                     break
                 results += [_result(left.popleft()[1], message), *_dead(left, died)]
@@ -223,6 +223,11 @@ class Decoder:
             child, self._child = self._child, None
         if child is not None:
             child.stop()
+
+
+def _answers(message: wire.Message, number: int) -> bool:
+    """Whether it says what became of the job with this number."""
+    return message.job == number and (message.decoded is None) != (message.problem is None)
 
 
 def _result(job: DecodeJob, message: wire.Message) -> DecodeResult:

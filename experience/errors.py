@@ -8,8 +8,12 @@ ExperienceError
 └── ShardDamaged      a Parquet shard of ours is not what was written
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+REASON = re.compile(r"[a-z0-9_]{1,64}")
+"""What names a folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

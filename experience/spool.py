@@ -20,12 +20,11 @@ from experience.archive_folder import day_folders, shard_name
 from experience.claims import Claim, Waiting, claim_in, parsed, shortened
 from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
 from experience.episode import Episode
-from experience.errors import Problem
+from experience.errors import REASON, Problem
 from experience.folders import FolderSizes, entries, subfolders
 from experience.ids import uuid7
 
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_REASON = re.compile(r"[a-z0-9_]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,8 @@ class Spool:
             if os.path.lexists(source):
                 raise
             return None
-        self._share(claim)
+        with self._sharing_lock:
+            self._note_sharer(claim)
         return claim
 
     def claimed(self, name: str) -> Claim | None:
@@ -159,10 +159,11 @@ class Spool:
 
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
-        found = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
-        claims = sorted((claim for claim in found if claim), key=lambda claim: claim.id)
-        for claim in claims:
-            self._share(claim)
+        with self._sharing_lock:  # else one that another thread lets go of meanwhile would be noted for good
+            found = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
+            claims = sorted((claim for claim in found if claim), key=lambda claim: claim.id)
+            for claim in claims:
+                self._note_sharer(claim)
         return claims
 
     def attempt(self, claim: Claim) -> Claim:
@@ -345,10 +346,9 @@ class Spool:
             *(self.archive_folder, self._refused, self._quarantine),
         )
 
-    def _share(self, claim: Claim) -> None:
+    def _note_sharer(self, claim: Claim) -> None:
         shared, slot = claim.id[:-1], self.work_slot(claim)
-        with self._sharing_lock:
-            self._sharing[shared] = self._sharing.get(shared, 0) | 1 << slot
+        self._sharing[shared] = self._sharing.get(shared, 0) | 1 << slot
 
     def _drop_copy(self, claim: Claim) -> None:
         """Remove the work file with the last claim that shares it."""
@@ -392,7 +392,7 @@ def _fsync_rename(source: Path, target: Path) -> None:
 
 
 def _reason_folder(root: Path, reason: str) -> Path:
-    if not _REASON.fullmatch(reason):
+    if not REASON.fullmatch(reason):
         raise ValueError(f"reason is {reason!r}; accepted: one word of a-z, 0-9 and _")
     folder = root / reason
     make_folder(folder)

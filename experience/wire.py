@@ -21,14 +21,23 @@ from numpy.typing import NDArray
 from experience.alike import Alike, Laid
 from experience.codec.contract import Decoded
 from experience.episode import Episode
-from experience.errors import BadFrame, InputError, Problem
+from experience.errors import REASON, BadFrame, InputError, Problem
 
 PREFIX = struct.Struct("<4sIQ")
 _MAGIC = b"LRN2"
 _ALIGNMENT_BYTES = 16
 _ZEROS = bytes(_ALIGNMENT_BYTES)
 _ARRAYS = ("obs", "action", "reward", "logp", "mask", "policy_version_step")
-_DTYPES = frozenset(np.dtype(kind).str for kind in (np.float32, np.float64, np.int64, np.uint8, np.bool_))
+_DTYPES: Mapping[str, tuple[str, ...]] = {
+    "obs": ("<f4", "|u1"),
+    "action": ("<i8", "<f4"),
+    "reward": ("<f8",),
+    "logp": ("<f8",),
+    "mask": ("|b1",),
+    "policy_version_step": ("<i8",),
+}
+_STEP_AXES: Mapping[str, int] = {"logp": 0, "mask": 1, "policy_version_step": 0}
+"""Field -> axes of one step; ``Episode`` looks at those of the others."""
 _NESTED: Mapping[str, Any] = {"action_space": None, "observation_space": None, "extensions": {}}
 """Field -> its default, which is left out. Equal ones may still differ: 1 is true, and 1.0."""
 _PLAIN = tuple(
@@ -36,6 +45,20 @@ _PLAIN = tuple(
 )
 """Fields that are left out where the first episode of the frame has the same."""
 _TUPLES = ("tags", "observation_shape")
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("episode_id", "client_id", "agent_id", "source_sha256", "source_name"), (str,)),
+    **dict.fromkeys(("env_id", "policy_digest", "info_json"), (str, type(None))),
+    **dict.fromkeys(("terminated", "truncated", "incomplete"), (bool,)),
+    **dict.fromkeys(("seed", "policy_version"), (int, type(None))),
+    **dict.fromkeys(("started_at", "ended_at"), (float, type(None))),
+    **dict.fromkeys(("action_space", "observation_space"), (dict, type(None))),
+    "segment": (int,),
+    "ingested_at": (float,),
+    "extensions": (dict,),
+    "tags": (list,),
+    "observation_shape": (list, type(None)),
+}
+"""Field -> what JSON makes of it."""
 
 Part = bytes | memoryview
 
@@ -155,16 +178,29 @@ def decode(prefix: bytes | bytearray, rest: bytes | bytearray) -> list[Message]:
         raise BadFrame(f"{type(error).__name__}: {error}") from error
 
 
+def _problem(row: Mapping[str, Any] | None) -> Problem | None:
+    if row is None:
+        return None
+    problem = Problem(**row)
+    texts = problem.reason, problem.field, problem.value, problem.accepted
+    index = 0 if problem.index is None else problem.index
+    if not (REASON.fullmatch(problem.reason) and set(map(type, texts)) == {str} and type(index) is int):
+        raise BadFrame(f"{problem!r}")
+    return problem
+
+
 def _messages(header: Mapping[str, Any], body: memoryview) -> list[Message]:
     episodes = _episodes(header, body)
     messages, begin = [], 0
     for job, mtime_s, problem, n_episodes, problems in header["jobs"]:
         end = begin + (n_episodes or 0)
+        if end < begin or not math.isfinite(mtime_s):
+            raise BadFrame(f"{n_episodes} episodes of a file of {mtime_s}")
         decoded = None
         if n_episodes is not None:
-            found = tuple(Problem(**row) for row in problems)
+            found = tuple([each for row in problems if (each := _problem(row))])
             decoded = Decoded(episodes=tuple(episodes[begin:end]), problems=found)
-        whole = None if problem is None else Problem(**problem)
+        whole = _problem(problem)
         messages.append(Message(job=int(job), mtime_s=float(mtime_s), decoded=decoded, problem=whole))
         begin = end
     if begin != len(episodes):
@@ -178,18 +214,19 @@ def _episodes(header: Mapping[str, Any], body: memoryview) -> Sequence[Episode]:
     everyone = list(range(len(rows)))
     if len(rows) > 1 and all(places == everyone for _, places, _ in blocks):
         return _alike(first, rows, {name: laid for name, _, laid in blocks}).episodes()
-    values: list[dict[str, Any]] = [{**first, **row} for row in rows]
+    values = [{name: _as_field(name, value) for name, value in {**first, **row}.items()} for row in rows]
     for name, places, laid in blocks:
         for place, array in zip(places, laid.cut(), strict=True):
             values[place][name] = array
-    return [Episode.of({name: _as_field(name, value) for name, value in each.items()}) for each in values]
+    return [Episode.of(each) for each in values]
 
 
 def _laid(blocks: Sequence[Any], body: memoryview) -> Iterator[tuple[str, list[int], Laid]]:
     """Field, positions of the episodes, their arrays."""
     offset = 0
     for name, dtype, shape, places, rows in blocks:
-        if name not in _ARRAYS or dtype not in _DTYPES or min(*shape, *rows, 0) < 0:
+        is_fitting = dtype in _DTYPES[name] and len(shape) == _STEP_AXES.get(name, len(shape))
+        if not is_fitting or min(*shape, *rows, 0) < 0:
             raise BadFrame(f"arrays {name!r} of {dtype}, shape {shape}, {rows} rows")
         offsets = list(accumulate(rows, initial=0))
         block = np.frombuffer(body, dtype, offsets[-1] * math.prod(shape), offset)
@@ -207,5 +244,7 @@ def _alike(first: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], steps: M
 
 
 def _as_field(name: str, value: Any) -> Any:
-    """JSON has no tuples."""
+    """Look at its type; JSON has no tuples."""
+    if type(value) not in _TYPES[name]:
+        raise BadFrame(f"{name} is a {type(value).__name__}")
     return tuple(value) if name in _TUPLES and value is not None else value

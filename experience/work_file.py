@@ -27,7 +27,8 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 class WorkFile:
     """The copies in one file, as the one process uses it that writes there now.
 
-    What cannot be read or written (a full disk, say) is no fault of the claimed file: then there is no copy.
+    What cannot be read or written (a full disk, say) is no fault of the claimed file: then there is no copy,
+    and a file that is there and could not be opened stays as it is.
 
     Args:
         path: of the file; made when the first copy is kept.
@@ -70,7 +71,7 @@ class WorkFile:
         """Keep ``data``, whose sha256 is ``digest``: all of it or nothing."""
         with contextlib.suppress(OSError):
             if self._file is None:
-                self._file = os.open(self._path, _FLAGS | os.O_CREAT, 0o666)
+                self._file = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
             end = self._end + _HEAD.size + len(data) + _DIGEST_BYTES
             pieces = _HEAD.pack(_MAGIC, slot, len(data)), data, digest
             if self._end + os.pwritev(self._file, pieces, self._end) < end:

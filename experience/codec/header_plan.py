@@ -18,6 +18,9 @@ from experience.fields import FLAGS, convert, header_values, rename
 MOST_PLANS = 8
 """Kinds of headers at a time: how its episodes end, for each client. One that does not fit costs 0.7 µs."""
 
+_MOST_TEXT = 4096
+"""Characters of a header that is planned for, ten times a usual one; a plan for a million takes 3 s."""
+
 LEARNING_COST = 256
 """Headers for each new plan, which takes as long as reading fifty the long way; the first few are free."""
 
@@ -86,7 +89,7 @@ class HeaderPlans:
         return None
 
     def learn(self, text: str, header: Mapping[str, Any], ends: Mapping[str, bool], limits: Limits) -> None:
-        """Plan for headers like this one, when enough of them have come.
+        """Plan for headers like this one, unless it is long, when enough of them have come.
 
         Args:
             text: the whole of it.
@@ -94,7 +97,8 @@ class HeaderPlans:
             ends: ``terminated`` and ``truncated``, as it alone says.
             limits: it was accepted under these.
         """
-        if self._credit >= LEARNING_COST and limits.max_number_characters >= _MOST_DIGITS:
+        is_usual = len(text) <= _MOST_TEXT and limits.max_number_characters >= _MOST_DIGITS
+        if is_usual and self._credit >= LEARNING_COST:
             self._credit -= LEARNING_COST
             self._known = [_plan_of(text, header, ends, limits), *self._known[: MOST_PLANS - 1]]
 

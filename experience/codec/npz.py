@@ -1,6 +1,5 @@
 """npz: one episode a file, as ``numpy.savez`` writes it, with ``meta`` as JSON text."""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,8 @@ def _unplanned(arrays: dict[str, Array], text: str | None, source: Source, data:
     arrays = rename(arrays)
     flags = {name: last_flag(name, arrays.pop(name)) for name in FLAGS if name in arrays}
     merge(flags, {name: header.pop(name) for name in FLAGS if name in header})
-    columns = {name: arrays.pop(name) for name in _step_names(tuple(arrays))}
+    stepped = [name for name in arrays if name in STEP_FIELDS or name.startswith(PREFIXES)]
+    columns = {name: arrays.pop(name) for name in stepped}
     final_obs = arrays.pop("final_obs", None)
     merge(header, {name: _json_value(name, array) for name, array in arrays.items()})
     incomplete = header.get("incomplete") in (True, 1)
@@ -81,11 +81,6 @@ def _unplanned(arrays: dict[str, Array], text: str | None, source: Source, data:
         ends = {"terminated": terminated, "truncated": truncated}
         _HEADERS.learn(text, given, ends, source.limits)
     return episode
-
-
-@functools.lru_cache(maxsize=64)
-def _step_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in STEP_FIELDS or name.startswith(PREFIXES))
 
 
 def _arrays(data: bytes, source: Source) -> dict[str, Array]:

@@ -27,7 +27,7 @@ class Pending(Request):
 
     Args:
         columns: as for ``build``.
-        values: as for ``build``, with an ``episode_id``.
+        values: as for ``build``.
         source: where it came from.
         data: the file's bytes.
     """

@@ -18,7 +18,7 @@ import experience
 from experience import decode_child, wire
 from experience.codec import Limits
 from experience.decoder import DecodeJob, Decoder
-from experience.errors import BadFrame, DecoderDied
+from experience.errors import BadFrame, DecoderDied, reject
 from experience.in_hand import SEVERAL
 from experience.writer import EpisodeWriter
 
@@ -259,6 +259,21 @@ def test_an_answer_that_is_none_costs_its_own_file(job, monkeypatch):
     monkeypatch.setattr(wire, "decode", refuse_one)
     with Decoder() as decoder:
         assert verdicts(decoder.decode(jobs)) == [1, 1, 1, "died", *[1] * 8]
+
+
+@pytest.mark.parametrize("told", [{"decoded": None}, {"problem": reject("x", "y", "z", "a").problem}])
+def test_an_answer_that_tells_nothing_or_two_things_is_none(job, monkeypatch, told):
+    decode, jobs = wire.decode, [job(f"{number}.jsonl") for number in range(3)]
+
+    def change_one(prefix, rest):
+        return [
+            dataclasses.replace(message, **told) if message.job == 1 else message
+            for message in decode(prefix, rest)
+        ]
+
+    monkeypatch.setattr(wire, "decode", change_one)
+    with Decoder() as decoder:
+        assert verdicts(decoder.decode(jobs)) == [1, "died", 1]
 
 
 def test_memory_is_a_verdict(job):

@@ -8,7 +8,7 @@ import pytest
 from experience import decode_child, wire
 from experience.codec import Limits
 from experience.errors import reject
-from experience.in_hand import NONE, InHand, InHandFile
+from experience.in_hand import NONE, SEVERAL, InHand, InHandFile
 from experience.in_step import ALL, Request, finish, in_step
 
 
@@ -263,3 +263,49 @@ def test_a_bug_costs_one_file_of_those_in_step(jobs, monkeypatch):
     monkeypatch.setattr(decode_child, "decoding", crash)
     found = answers([jobs(*map(npz, range(4)))])
     assert [m.problem and m.problem.value for m in found] == [None, "ZeroDivisionError: a bug", "x", None]
+
+
+def test_a_bug_where_several_are_answered_costs_none(jobs, monkeypatch):
+    class Failing(Request):
+        def alone(self):
+            return None
+
+        @classmethod
+        def together(cls, requests):
+            raise ZeroDivisionError
+
+    def asking(data, **keywords):
+        yield Failing()
+        return (yield from decoding(data, **keywords))
+
+    begun, decoding = [], decode_child.decoding
+    monkeypatch.setattr(decode_child, "decoding", asking)
+    found = answers([jobs(*map(npz, range(3)))], begin=begun.append)
+    assert [m.problem for m in found] == [None] * 3
+    assert begun[-5:] == [SEVERAL, NONE, 0, 1, 2]
+
+
+def test_nobody_is_named_while_answers_are_put_into_a_frame(jobs, monkeypatch):
+    begun, encode = [], decode_child.encode
+
+    def noted(messages):
+        begun.append(len(messages))
+        return encode(messages)
+
+    monkeypatch.setattr(decode_child, "encode", noted)
+    assert len(answers([jobs(npz(1), npz(2))], begin=begun.append)) == 2
+    assert begun[-3:] == [SEVERAL, 2, NONE]
+
+
+def test_small_files_that_hold_much_have_a_frame_each(jobs, monkeypatch):
+    """Of some in one frame the parent could let go of none before it has let go of all."""
+    sizes, made = [], jobs(*map(npz, range(3)))
+    monkeypatch.setattr(wire, "decode", lambda *parts, decode=wire.decode: sizes.append(1) or decode(*parts))
+    alone = answers([[job] for job in made])
+    for limit, n_frames in ((2**22, 1), (700, 3)):
+        monkeypatch.setattr(decode_child, "_FRAME_BYTES", limit)
+        sizes.clear()
+        together = answers([made])
+        assert len(sizes) == 1 + n_frames  # one more: the child is ready
+        for one, other in zip(together, alone, strict=True):
+            assert b"".join(wire.encode([one])) == b"".join(wire.encode([other]))

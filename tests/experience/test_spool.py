@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from experience.archive_folder import day_folders, own_shards
 from experience.claims import MAX_NAME_BYTES
 from experience.episode import Episode
 from experience.errors import Problem
+from experience.folders import entries
 from experience.ids import uuid7_alike, uuid7_time_s
 from experience.spool import Spool
 
@@ -233,6 +235,24 @@ def test_a_work_file_goes_with_the_last_claim_that_shares_it(spool, restarted):
     assert spool.work_path(again) == copy
     spool.finish(again)
     assert not copy.exists()
+
+
+def test_a_claim_that_is_let_go_of_while_claims_are_listed_is_not_noted_again(spool, monkeypatch):
+    claim = claimed(spool)
+    spool.work_path(claim).write_bytes(b"copy")
+    finishing = threading.Thread(target=spool.finish, args=(claim,))
+
+    def listed(folder):
+        found = list(entries(folder))
+        finishing.start()
+        finishing.join(0.2)  # the work file cannot go before they are noted
+        return found
+
+    monkeypatch.setattr("experience.spool.entries", listed)
+    spool.resume()
+    finishing.join()
+    assert not spool.work_path(claim).exists()
+    assert spool._sharing == {}
 
 
 def test_sweep_keeps_a_work_file_while_one_claim_shares_it(spool):

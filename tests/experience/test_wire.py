@@ -110,6 +110,12 @@ REWARD = 2
         ("episodes", 1, "episode_id", ""),
         ("episodes", 1, "episode_id", 3),
         ("episodes", 1, "policy_version", -1),
+        ("episodes", 1, "policy_version", 1.5),
+        ("episodes", 1, "terminated", "yes"),
+        ("episodes", 1, "source_name", 3),
+        ("first", "segment", True),
+        ("first", "env_id", []),
+        ("first", "extensions", []),
         ("episodes", 1, "ended_at", "x"),
         ("episodes", 1, "tags", 3),
         ("episodes", 1, []),
@@ -118,6 +124,8 @@ REWARD = 2
         ("blocks", REWARD, 0, "env_id"),
         ("blocks", REWARD, 0, "logp"),
         ("blocks", REWARD, 1, "|O"),
+        ("blocks", REWARD, 1, "<i8"),
+        ("blocks", REWARD + 1, 2, [1]),
         ("blocks", REWARD, 2, [1]),
         ("blocks", REWARD, 3, [0, 1]),
         ("blocks", REWARD, 4, [3, 3, 10**9]),
@@ -241,6 +249,10 @@ def test_arrays_that_are_not_there(message, block):
         [7, 0.0, None, None, []],
         [7, 0.0, None, "2", []],
         [7, 0.0, {"reason": "x"}, 2, []],
+        [7, 0.0, {"reason": "../x", "field": "a", "value": "b", "accepted": "c"}, 2, []],
+        [7, 0.0, {"reason": "x", "field": 1, "value": "b", "accepted": "c"}, 2, []],
+        [7, 0.0, {"reason": "x", "field": "a", "value": "b", "accepted": "c", "index": "1"}, 2, []],
+        [7, float("nan"), None, 2, []],
         [7, 0.0, None, 2, [1]],
         [7, 0.0, None, 2],
         [None, 0.0, None, 2, []],
@@ -249,6 +261,11 @@ def test_arrays_that_are_not_there(message, block):
 )
 def test_jobs_that_do_not_fit_their_episodes(message, job):
     refused(message, lambda header: header.update(jobs=[job]))
+
+
+def test_a_job_does_not_give_back_episodes(message):
+    jobs = [[7, 0.0, None, 2, []], [8, 0.0, None, -2, []], [9, 0.0, None, 2, []]]
+    refused(message, lambda header: header.update(jobs=jobs))
 
 
 def test_what_an_episode_does_not_say_is_left_out(make_episode):

@@ -1,6 +1,8 @@
 """Work files keep what was put into them, whatever happened to what stands beside it."""
 
+import errno
 import hashlib
+import os
 
 import pytest
 
@@ -116,3 +118,25 @@ def test_what_a_torn_copy_holds_is_never_taken_for_another_one(path, tmp_path):
     keep(again, 1, b"x" * 32)  # ends where the forged one begins
     again.close()
     assert kept(path) == {1: b"x" * 32}
+
+
+def test_copies_that_could_not_be_opened_once_are_not_written_over(path, monkeypatch):
+    filled(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing_once(os.open))
+        work = WorkFile(path)
+        keep(work, 7, b"new")
+        assert work.read(7) is None
+        work.close()
+    assert kept(path) == dict(enumerate(PARTS))
+
+
+def failing_once(function):
+    left = iter([OSError(errno.EMFILE, "too many open files")])
+
+    def call(*arguments):
+        for error in left:
+            raise error
+        return function(*arguments)
+
+    return call

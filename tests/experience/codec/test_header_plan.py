@@ -237,3 +237,10 @@ def test_few_plans_are_made():
     headers.learn(text, json.loads(text), {"terminated": False, "truncated": True}, LIMITS)
     assert headers.read(text.replace("bot", "other"), LIMITS)["client_id"] == "other"
     assert len(headers._known) <= MOST_PLANS
+
+
+def test_long_headers_are_not_planned_for():
+    """A plan for one of some megabytes took more time and memory than the decoder has for a file."""
+    text, headers = json.dumps({**META, "x.note": "y" * 5000}), HeaderPlans()
+    assert outcome(deposited(text), headers) == outcome(deposited(text), HeaderPlans())
+    assert headers._known == []
