@@ -201,9 +201,9 @@ def _hashed_header(
 
 
 def to_microseconds(seconds: float) -> float:
-    """``round(seconds, 6)``, which takes five times as long for what is rounded already."""
+    """``round(seconds, 6)``, which takes five times as long for what is rounded already; zero has no sign."""
     is_rounded = abs(seconds) < 2**32 and round(seconds * 1e6) / 1e6 == seconds
-    return seconds if is_rounded else round(seconds, 6)
+    return (seconds if is_rounded else round(seconds, 6)) + 0.0
 
 
 def check_identity(episode: Episode) -> None:

@@ -51,6 +51,11 @@ def test_times_are_rounded_to_microseconds(seconds):
     assert to_microseconds(seconds) == round(seconds, 6)
 
 
+def test_a_time_of_minus_zero_is_zero(make_episode):
+    rows = [make_episode("e", started_at=zero).row_sha256 for zero in (0.0, -0.0, -1e-9)]
+    assert len(set(rows)) == 1
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
 def test_actions_are_counts(make_episode, dtype):
     assert make_episode("e", action=np.array([2**31 - 1, 0, 0], dtype)).n_steps == 3
