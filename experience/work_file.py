@@ -1,8 +1,9 @@
 """Work files: the daemon's own copies of claimed files, those of up to sixteen claims in one file.
 
 A file of its own for each would cost more than all else that is done with a small one. A copy is
-``<4s L Q``: magic, slot, size; then the bytes, then their sha256. One that was cut short by a kill, or
-damaged by a power cut, is no copy: the next one takes its place.
+``<8s L Q``: mark, slot, size; then the bytes, then their sha256. One that was cut short by a kill, or
+damaged by a power cut, is no copy: the next one takes its place. The mark follows from the file's name, which
+no client knows: whatever the damage, nothing within a client's bytes is taken for a copy.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ StrPath = str | os.PathLike[str]
 SLOTS = 16
 """Copies in one file: as many files as are decoded together."""
 
-_HEAD = struct.Struct("<4sLQ")
-_MAGIC = b"COPY"
+_HEAD = struct.Struct("<8sLQ")
+_MARK_BYTES = 8
 _DIGEST_BYTES = 32
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -36,6 +37,7 @@ class WorkFile:
 
     def __init__(self, path: StrPath) -> None:
         self._path = path
+        self._mark = hashlib.sha256(os.fsencode(os.path.basename(path))).digest()[:_MARK_BYTES]  # noqa: PTH119 - text
         self._file: int | None = None
         self._places: dict[int, tuple[int, int]] = {}
         self._end = 0
@@ -46,9 +48,9 @@ class WorkFile:
     def _find_all(self, file: int) -> None:
         size_bytes = os.fstat(file).st_size
         while self._end + _HEAD.size <= size_bytes:
-            magic, slot, n_bytes = _HEAD.unpack(os.pread(file, _HEAD.size, self._end))
+            mark, slot, n_bytes = _HEAD.unpack(os.pread(file, _HEAD.size, self._end))
             end = self._end + _HEAD.size + n_bytes + _DIGEST_BYTES
-            if magic != _MAGIC or end > size_bytes:
+            if mark != self._mark or end > size_bytes:
                 break
             self._places[slot] = self._end + _HEAD.size, n_bytes
             self._end = end
@@ -73,7 +75,7 @@ class WorkFile:
             if self._file is None:
                 self._file = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
             end = self._end + _HEAD.size + len(data) + _DIGEST_BYTES
-            pieces = _HEAD.pack(_MAGIC, slot, len(data)), data, digest
+            pieces = _HEAD.pack(self._mark, slot, len(data)), data, digest
             if self._end + os.pwritev(self._file, pieces, self._end) < end:
                 os.ftruncate(self._file, self._end)
                 return

@@ -3,9 +3,11 @@
 import errno
 import hashlib
 import os
+import struct
 
 import pytest
 
+from experience import work_file
 from experience.work_file import SLOTS, WorkFile, WorkFiles
 
 PARTS = [bytes([65 + slot]) * (10 + 7 * slot) for slot in range(4)]
@@ -106,7 +108,8 @@ def test_those_in_use_are_opened_once(path):
 
 
 def test_what_a_torn_copy_holds_is_never_taken_for_another_one(path, tmp_path):
-    other = tmp_path / "other"
+    other = tmp_path / "other" / path.name  # as if the client had known it
+    other.parent.mkdir()
     work = WorkFile(other)
     keep(work, 3, b"forged")
     work.close()
@@ -140,3 +143,17 @@ def failing_once(function):
         return function(*arguments)
 
     return call
+
+
+def test_what_stands_within_a_client_s_bytes_is_no_copy(path, tmp_path):
+    """Also where a damaged size makes it look as if one began there."""
+    forged = tmp_path / "other"
+    filled(forged)
+    work = WorkFile(path)
+    keep(work, 9, bytes(64) + forged.read_bytes())
+    work.close()
+    whole = bytearray(path.read_bytes())
+    size = len(whole) - work_file._DIGEST_BYTES - 64 - forged.stat().st_size
+    struct.pack_into("<Q", whole, size - 8, 64 - work_file._DIGEST_BYTES)
+    path.write_bytes(whole)
+    assert kept(path) == {}
