@@ -9,7 +9,6 @@ import json
 import os
 import re
 import stat
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,11 +17,12 @@ from pathlib import Path
 from experience import retention
 from experience.archive_folder import day_folders, shard_name
 from experience.claims import Claim, Waiting, claim_in, parsed, shortened
-from experience.durable import ASIDE, fsync_folder, make_folder, write_atomic
+from experience.durable import fsync_folder, make_folder, write_atomic
 from experience.episode import Episode
 from experience.errors import REASON, Problem
 from experience.folders import FolderSizes, entries, subfolders
 from experience.ids import uuid7
+from experience.work_folder import WorkFolder
 
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -63,8 +63,7 @@ class Spool:
         self._refused = self.root / "refused"
         self._quarantine = self.root / "quarantine"
         self._folder_sizes = FolderSizes()
-        self._sharing: dict[str, int] = {}
-        self._sharing_lock = threading.Lock()
+        self._copies = WorkFolder(self._work, writer)
         self._access: dict[Path, tuple[int, int]] = {}
 
     def make_folders(self) -> None:
@@ -141,8 +140,7 @@ class Spool:
             if os.path.lexists(source):
                 raise
             return None
-        with self._sharing_lock:
-            self._note_sharer(claim)
+        self._copies.note(claim)
         return claim
 
     def claimed(self, name: str) -> Claim | None:
@@ -159,11 +157,9 @@ class Spool:
 
     def resume(self) -> list[Claim]:
         """List this writer's claims in the order in which they were made; other names are left alone."""
-        with self._sharing_lock:  # else one that another thread lets go of meanwhile would be noted for good
+        with self._copies.noting() as claims:
             found = (parsed(self._claimed / entry.name) for entry in entries(self._claimed))
-            claims = sorted((claim for claim in found if claim), key=lambda claim: claim.id)
-            for claim in claims:
-                self._note_sharer(claim)
+            claims.extend(sorted((claim for claim in found if claim), key=lambda claim: claim.id))
         return claims
 
     def attempt(self, claim: Claim) -> Claim:
@@ -179,16 +175,15 @@ class Spool:
 
     def work_path(self, claim: Claim) -> Path:
         """The work file that the daemon's own copy of the claimed bytes goes to, in place ``work_slot``."""
-        return Path(self.work_location(claim))
+        return Path(self._copies.location(claim))
 
     def work_location(self, claim: Claim) -> str:
         """The same as text."""
-        return f"{self._work}/{claim.id[:-1]}.{self.writer}"
+        return self._copies.location(claim)
 
-    @staticmethod
-    def work_slot(claim: Claim) -> int:
+    def work_slot(self, claim: Claim) -> int:
         """Place of the copy in the work file, where claims have theirs whose ids differ in the last digit."""
-        return int(claim.id[-1], 16)
+        return self._copies.slot(claim)
 
     def finish(self, claim: Claim) -> None:
         """Let go of a claim whose every episode is learned and archived, or refused.
@@ -197,7 +192,7 @@ class Spool:
         bytes that the client has changed in the meantime. A copy without a claim is swept.
         """
         claim.path.unlink(missing_ok=True)
-        self._drop_copy(claim)
+        self._copies.drop(claim)
 
     def refuse(
         self,
@@ -248,7 +243,7 @@ class Spool:
                 record.unlink(missing_ok=True)
                 raise
         _fsync_rename(self._claimed, folder)
-        self._drop_copy(claim)
+        self._copies.drop(claim)
         return target
 
     def archive(
@@ -293,16 +288,7 @@ class Spool:
         kept = (self.archive_folder, self._refused, self._quarantine)
         folders = [self._inbox, self._work, *(folder for root in kept for folder in subfolders(root))]
         removed = retention.sweep_aside(folders, now_s=now_s)
-        copies = [
-            self._work / entry.name for entry in entries(self._work) if not entry.name.startswith(ASIDE)
-        ]
-        claimed = {claim.id[:-1] for claim in self.resume()}
-        for copy in copies:
-            own = f".{self.writer}" in (copy.name[35:], copy.name[36:])  # a whole id in earlier releases
-            if own and copy.name[:35] not in claimed:
-                copy.unlink(missing_ok=True)
-                removed.append(copy)
-        return removed
+        return removed + self._copies.sweep(self.resume)
 
     def archive_prune(self, *, keep_days: float, keep_bytes: int, now: float) -> list[Path]:
         """Remove shards of days that ended more than ``keep_days`` ago, then the oldest above ``keep_bytes``.
@@ -345,20 +331,6 @@ class Spool:
             *(self._inbox, self._busy, self._claimed, self._work),
             *(self.archive_folder, self._refused, self._quarantine),
         )
-
-    def _note_sharer(self, claim: Claim) -> None:
-        shared, slot = claim.id[:-1], self.work_slot(claim)
-        self._sharing[shared] = self._sharing.get(shared, 0) | 1 << slot
-
-    def _drop_copy(self, claim: Claim) -> None:
-        """Remove the work file with the last claim that shares it."""
-        shared, slot = claim.id[:-1], self.work_slot(claim)
-        with self._sharing_lock:
-            others = self._sharing.pop(shared, 0) & ~(1 << slot)
-            if others:
-                self._sharing[shared] = others
-            else:
-                self.work_path(claim).unlink(missing_ok=True)
 
     def _renumber(self, claim: Claim, attempt: int) -> Claim:
         again = claim_in(self._claimed, claim.id, attempt, claim.name)

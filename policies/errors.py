@@ -23,7 +23,8 @@ PolicyError
     └── BadDelta         a delta that does not fit: shapes, names, finiteness, spec
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from experience.episode import EpisodeKey
 
@@ -300,3 +301,12 @@ class UpdateUnstable(UpdateDiverged):
     def __init__(self, *, what: str, value: float, accepted: str, update: int) -> None:
         super().__init__(what=what, value=value, accepted=accepted)
         self.update = update
+
+
+@contextlib.contextmanager
+def as_store_error(what: str) -> Iterator[None]:
+    """One error tree for callers: what the operating system says becomes a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{what}: {error}") from error

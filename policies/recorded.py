@@ -1,13 +1,13 @@
 """Recorded versions: manifests and deltas of versions that are there, and of pruned ones by their records."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from policies.checkpoint import Delta
 from policies.delta import decode_delta, read_delta
-from policies.errors import StoreError, VersionPruned
+from policies.errors import VersionPruned, as_store_error
 from policies.manifest import DELTA, VERSION_NAME, check_file, parse_manifest, read_manifest, version_folder
 from policies.records import FILE_NAME, Record, Records
 
@@ -29,7 +29,7 @@ class RecordedVersions:
         Raises:
             StoreError: they cannot be listed.
         """
-        with _as_store_error("the versions cannot be listed"):
+        with as_store_error("the versions cannot be listed"):
             folders = self._state_dir / "checkpoints"
             names = [path.name for path in folders.iterdir()] if folders.is_dir() else []
             there = {int(name) for name in names if VERSION_NAME.fullmatch(name)} - {0}
@@ -42,7 +42,7 @@ class RecordedVersions:
             VersionPruned: it is gone, and so is its record. VersionDamaged: it is not as it was written.
             StoreError: it cannot be read.
         """
-        with _as_store_error(f"version {version} cannot be read"):
+        with as_store_error(f"version {version} cannot be read"):
             with contextlib.suppress(VersionPruned):
                 return read_manifest(version_folder(self._state_dir, version), version)
             found = self._record(version)
@@ -50,7 +50,7 @@ class RecordedVersions:
 
     def delta(self, version: int) -> Delta | None:
         """The change that made a version; None where none was kept. Raises as ``manifest``."""
-        with _as_store_error(f"version {version} cannot be read"):
+        with as_store_error(f"version {version} cannot be read"):
             with contextlib.suppress(VersionPruned):
                 return read_delta(version_folder(self._state_dir, version), version)
             found = self._record(version)
@@ -64,11 +64,3 @@ class RecordedVersions:
         if found is None:
             raise VersionPruned(version=version)
         return found
-
-
-@contextlib.contextmanager
-def _as_store_error(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{what}: {error}") from error

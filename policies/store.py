@@ -13,7 +13,7 @@ from experience.episode import EpisodeKey
 from policies import retention
 from policies.acting import Acting, Promotion
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
-from policies.errors import NotAVersion, VersionPruned
+from policies.errors import NotAVersion, VersionPruned, as_store_error
 from policies.ledger import LedgerHit, Lineage
 from policies.manifest import read_current, version_folder
 from policies.pins import Pins
@@ -22,7 +22,7 @@ from policies.publishing import Publisher
 from policies.records import Records
 from policies.rollback import Rollback
 from policies.scratch import sweep_files, sweep_folders
-from policies.stored_versions import StoredVersions, as_store_error
+from policies.stored_versions import StoredVersions
 from policies.successor import Save
 from policies.version_info import VersionInfo, with_manifest
 

@@ -11,7 +11,7 @@ from policies.actor_archive import ActorArchive
 from policies.catalog import Catalog
 from policies.checkpoint import ActingVersion, Checkpoint, Delta, LedgerEntry
 from policies.delta import read_delta
-from policies.errors import NotAVersion, StoreError, VersionDamaged, VersionPruned
+from policies.errors import NotAVersion, VersionDamaged, VersionPruned, as_store_error
 from policies.ledger import Ledger, Lineage, read_ids
 from policies.manifest import (
     LEDGER,
@@ -21,15 +21,6 @@ from policies.manifest import (
     read_manifest,
     version_folder,
 )
-
-
-@contextlib.contextmanager
-def as_store_error(what: str) -> Iterator[None]:
-    """One error tree for callers: what the operating system says becomes a StoreError."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{what}: {error}") from error
 
 
 class StoredVersions:

@@ -252,7 +252,7 @@ def test_a_claim_that_is_let_go_of_while_claims_are_listed_is_not_noted_again(sp
     spool.resume()
     finishing.join()
     assert not spool.work_path(claim).exists()
-    assert spool._sharing == {}
+    assert spool._copies._sharing == {}
 
 
 def test_sweep_keeps_a_work_file_while_one_claim_shares_it(spool):
