@@ -17,9 +17,6 @@ from policies.store import CheckpointStore
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "learnerd" / "docs" / "online_learner.md"
 CONFIG = """
-[learner]
-learning_rate = 0.005
-entropy_bonus = 0.05
 [batch]
 min_episodes = 32
 chunk_episodes = 32
@@ -73,7 +70,7 @@ def correct(site):
     return p[range(4), [0, 1, 0, 1]]
 
 
-def play_into_the_spool(site, until, most=3000):
+def play_into_the_spool(site, until, most=12_000):
     """A client that sees contexts 0 and 1 only, and knows the daemon by its files only."""
     rng, actor, returns = np.random.default_rng(1), Actor(site.state, seed=1), []
     writer = EpisodeWriter(site.folder / "spool", client_id="bot")
