@@ -66,7 +66,7 @@ class Intake:
 
     Args:
         spool, decoder, admission: the stages.
-        settle_s: seconds after which an unchanged file counts as finished; retries wait for 1 and 2 of it.
+        settle_s: seconds after which an unchanged file counts as finished; retries wait for 2 and 4 of it.
         clock: ages, settling and retries.
     """
 
@@ -311,7 +311,7 @@ class Intake:
 
     def _unreadable(self, claim: Claim, problem: Problem, *, resumed: bool) -> None:
         if problem.reason == "truncated" and claim.attempt < MAX_ATTEMPTS:
-            self._retry(claim, delay_s=self._settle_s * 2 ** (claim.attempt - 1), resumed=resumed)
+            self._retry(claim, delay_s=self._settle_s * 2**claim.attempt, resumed=resumed)
         else:
             self._admission.quarantine(claim, problem)
 
