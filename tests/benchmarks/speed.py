@@ -64,6 +64,16 @@ def document(figures):
     return {"machine": machine, "figures": rows}
 
 
+def measured(options):
+    """The figures of every module that was asked for."""
+    figures = []
+    for name in MODULES:
+        if options.only in name:
+            print(name, file=sys.stderr, flush=True)
+            figures += importlib.import_module(name).measure(small=options.small)
+    return figures
+
+
 def main(arguments=None):
     """Run the benchmarks; see the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -71,11 +81,10 @@ def main(arguments=None):
     parser.add_argument("--small", action="store_true", help="minutes become seconds, figures become rough")
     parser.add_argument("--out", type=Path, default=Path("speed"), metavar="DIR")
     options = parser.parse_args(arguments)
-    figures = []
-    for name in MODULES:
-        if options.only in name:
-            print(name, file=sys.stderr, flush=True)
-            figures += importlib.import_module(name).measure(small=options.small)
+    try:
+        figures = measured(options)
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed: it is a peer, pip install 'learnerd[bench]'")
     options.out.mkdir(parents=True, exist_ok=True)
     text = f"{table(figures)}\n{parts(figures)}"
     (options.out / "speed.md").write_text(text, encoding="utf-8")

@@ -23,6 +23,14 @@ def test_each_benchmark_runs(name, tmp_path, capsys):
         assert (figure["most"] is None) != (figure["least"] is None)
 
 
+def test_a_missing_peer_is_named_with_its_extra(tmp_path, monkeypatch):
+    for name in ("stable_baselines3", "speed_update", "update", "update_contenders"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    with pytest.raises(SystemExit, match=r"stable_baselines3 is not installed.*learnerd\[bench\]"):
+        speed.main(["--small", "--only", "update", "--out", str(tmp_path)])
+
+
 def test_a_missed_target_is_shown():
     least = Figure(work="a", value=3.0, unit="x", least=8.0)
     most = Figure(work="b", value=8.0, unit="µs", most=8.0)
