@@ -29,7 +29,7 @@ class WorkFile:
     """The copies in one file, as the one process uses it that writes there now.
 
     What cannot be read or written (a full disk, say) is no fault of the claimed file: then there is no copy,
-    and a file that is there and could not be opened stays as it is.
+    and a file that is there and could not be looked through stays as it is.
 
     Args:
         path: of the file; made when the first copy is kept.
@@ -43,12 +43,16 @@ class WorkFile:
         self._end = 0
         with contextlib.suppress(OSError):
             self._file = os.open(path, _FLAGS)
-            self._find_all(self._file)
+        try:
+            if self._file is not None:
+                self._find_all(self._file)
+        except OSError:
+            self.close()
 
     def _find_all(self, file: int) -> None:
         size_bytes = os.fstat(file).st_size
-        while self._end + _HEAD.size <= size_bytes:
-            mark, slot, n_bytes = _HEAD.unpack(os.pread(file, _HEAD.size, self._end))
+        while len(head := os.pread(file, _HEAD.size, self._end)) == _HEAD.size:
+            mark, slot, n_bytes = _HEAD.unpack(head)
             end = self._end + _HEAD.size + n_bytes + _DIGEST_BYTES
             if mark != self._mark or end > size_bytes:
                 break
@@ -91,9 +95,10 @@ class WorkFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # some file systems find out only now that they are full
+                os.close(file)
 
 
 class WorkFiles:

@@ -157,3 +157,56 @@ def test_what_stands_within_a_client_s_bytes_is_no_copy(path, tmp_path):
     struct.pack_into("<Q", whole, size - 8, 64 - work_file._DIGEST_BYTES)
     path.write_bytes(whole)
     assert kept(path) == {}
+
+
+@pytest.mark.parametrize("function", ["fstat", "pread", "ftruncate"])
+def test_copies_that_could_not_be_looked_through_once_are_not_written_over(path, monkeypatch, function):
+    filled(path)
+    with path.open("ab") as file:
+        file.write(b"torn")
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, function, failing_once(getattr(os, function)))
+        work = WorkFile(path)
+        keep(work, 7, b"new")
+        assert work.read(7) is None
+        work.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert kept(path) == dict(enumerate(PARTS))
+
+
+@pytest.mark.parametrize("cut_bytes", [50, 73])  # within the last copy's bytes, and within what stands before
+def test_a_file_that_is_cut_while_it_is_looked_through(path, monkeypatch, cut_bytes):
+    """As the decoder of a daemon that was killed may do to its successor's."""
+    filled(path)
+    whole, fstat = path.read_bytes(), os.fstat
+
+    def cutting(file):
+        status = fstat(file)
+        os.truncate(path, len(whole) - cut_bytes)
+        return status
+
+    monkeypatch.setattr(os, "fstat", cutting)
+    work = WorkFile(path)
+    assert [work.read(slot) for slot in range(4)] == [*PARTS[:3], None]
+    keep(work, 7, b"new")
+    work.close()
+    monkeypatch.undo()
+    assert kept(path) == {0: PARTS[0], 1: PARTS[1], 2: PARTS[2], 7: b"new"}
+
+
+def test_an_error_when_it_is_closed_is_no_fault_of_a_file(path, monkeypatch):
+    filled(path)
+    closed, close = [], os.close
+
+    def failing(file):
+        closed.append(file)
+        close(file)
+        raise OSError(errno.ENOSPC, "found out late")
+
+    monkeypatch.setattr(os, "close", failing)
+    with WorkFiles() as works:
+        assert works.at(str(path)).read(0) == PARTS[0]
+        works.at(f"{path}2").keep(1, b"x", hashlib.sha256(b"x").digest())
+    monkeypatch.undo()
+    assert len(closed) == len(set(closed)) == 2
