@@ -34,11 +34,11 @@ def finish(work: Steps[Result]) -> Result:
     answer = None
     while True:
         try:
-            request = work.send(answer)
+            request = _next(work, answer)
         except StopIteration as end:
             result: Result = end.value
             return result
-        answer = None if request is None else request.alone()
+        answer = None if request is None else _alone(request)
 
 
 def in_step(
@@ -84,6 +84,13 @@ def in_step(
 
 def _next(work: Steps[Any], answer: Any) -> Request | None:
     return work.throw(answer) if isinstance(answer, Exception) else work.send(answer)
+
+
+def _alone(request: Request) -> Any:
+    try:
+        return request.alone()
+    except Exception as error:  # noqa: BLE001 - raised where it was asked for
+        return error
 
 
 def _answered(requests: Mapping[int, Request]) -> Mapping[int, Any]:

@@ -84,6 +84,7 @@ def test_what_is_asked_for_in_a_step_is_answered_together():
     assert in_step(works) == [[4, None, 9], [(-1,), 8], [64], []]
     assert (Square.asked, Cube.asked) == ([[2, -1], [3]], [[4], [2]])
     assert finish(squares(Square(2), Cube(3), None)) == [4, 27, None]
+    assert finish(squares(Square(-2), Square(3))) == [(-2,), 9]
 
 
 def test_nobody_is_named_while_something_is_done_for_several():
