@@ -21,7 +21,10 @@ from learnerd.settle import Settling
 log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS = 3
-"""A file that kills its decoder, or is still cut short, this often is quarantined."""
+"""A file that kills its decoder, is still cut short or cannot be opened this often is quarantined."""
+
+_READ_AGAIN = frozenset({"truncated", "unreadable"})
+"""Reasons that may be gone a little later: a client still writes; too many files are open, a disk hiccups."""
 
 Meanwhile = Callable[[], Iterable[Claim]]
 """Done while the decoder works; returns what else it is to work on."""
@@ -35,7 +38,7 @@ SLICE_CLAIMS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """A claimed file that was cut short, to be read again later."""
+    """A claimed file that is to be read again later."""
 
     claim: Claim
     due_s: float
@@ -310,7 +313,7 @@ class Intake:
         return arrival
 
     def _unreadable(self, claim: Claim, problem: Problem, *, resumed: bool) -> None:
-        if problem.reason == "truncated" and claim.attempt < MAX_ATTEMPTS:
+        if problem.reason in _READ_AGAIN and claim.attempt < MAX_ATTEMPTS:
             self._retry(claim, delay_s=self._settle_s * 2**claim.attempt, resumed=resumed)
         else:
             self._admission.quarantine(claim, problem)

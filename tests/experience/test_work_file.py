@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +135,10 @@ def test_copies_that_could_not_be_opened_once_are_not_written_over(path, monkeyp
     assert kept(path) == dict(enumerate(PARTS))
 
 
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def failing_once(function):
     left = iter([OSError(errno.EMFILE, "too many open files")])
 
@@ -164,14 +169,14 @@ def test_copies_that_could_not_be_looked_through_once_are_not_written_over(path,
     filled(path)
     with path.open("ab") as file:
         file.write(b"torn")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with monkeypatch.context() as patched:
         patched.setattr(os, function, failing_once(getattr(os, function)))
         work = WorkFile(path)
         keep(work, 7, b"new")
         assert work.read(7) is None
         work.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     assert kept(path) == dict(enumerate(PARTS))
 
 

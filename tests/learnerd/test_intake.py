@@ -1,5 +1,7 @@
 """Intake over a disk that fails: what passed is kept, and no file is blamed for it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -164,7 +166,8 @@ def test_room_bounds_what_is_taken_from_all_queues_together(intake):
     assert intake.idle
 
 
-def test_a_file_that_stays_cut_short_is_read_three_times_with_growing_pauses(tmp_path, admission):
+@pytest.mark.parametrize("reason", ["truncated", "unreadable"])
+def test_what_may_be_better_later_is_read_three_times_with_growing_pauses(tmp_path, admission, reason):
     spool = Spool(tmp_path)
     spool.make_folders()
     (tmp_path / "in" / "a.npz").write_bytes(b"")
@@ -174,7 +177,7 @@ def test_a_file_that_stays_cut_short_is_read_three_times_with_growing_pauses(tmp
         def decode_some(self, jobs, *, meanwhile=tuple):
             jobs = [*jobs, *meanwhile()]
             read.extend(now[0] for _ in jobs)
-            problem = reject("truncated", "file size", "0 bytes", "a file with an episode").problem
+            problem = reject(reason, "file", "as it is", "as it will be").problem
             yield [DecodeResult(job=job, problem=problem) for job in jobs]
 
     clock = Clock(remember_s=3600.0, monotonic=lambda: now[0])
@@ -184,7 +187,28 @@ def test_a_file_that_stays_cut_short_is_read_three_times_with_growing_pauses(tmp
         assert list(intake.take(64)) == []
         now[0] += 1.0
     assert read == [100.0, 104.0, 112.0]
-    assert admission.quarantined == [("a.npz", "truncated")]
+    assert admission.quarantined == [("a.npz", reason)]
+
+
+def test_a_file_that_was_taken_back_after_it_was_claimed_has_no_verdict(tmp_path, admission):
+    spool = Spool(tmp_path)
+    spool.make_folders()
+    (tmp_path / "in" / "a.npz").write_bytes(b"")
+
+    class Robbed(Decoder):
+        def decode_some(self, jobs, *, meanwhile=tuple):
+            jobs = [*jobs, *meanwhile()]
+            for job in jobs:
+                Path(job.claim_path).unlink()
+            problem = reject("unreadable", "file", "No such file or directory", "a file").problem
+            yield [DecodeResult(job=job, problem=problem) for job in jobs]
+
+    clock = Clock(remember_s=3600.0)
+    intake = Intake(spool=spool, decoder=Robbed(), admission=admission, settle_s=0.0, clock=clock)
+    intake.note(["a.npz"])
+    assert list(intake.take(64)) == list(intake.take(64)) == []
+    assert intake.idle
+    assert admission.quarantined == []
 
 
 def test_the_decoder_begins_before_all_of_a_slice_is_claimed(intake, monkeypatch):
