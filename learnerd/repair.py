@@ -6,19 +6,18 @@ A version whose files are not what its manifest says is one of three things:
   no ledger any more. Its archive shard is then treated as a claimed file whose verdict has been given: its
   rows go through the same cycle as all others, end in the shard of the version that learns them, and only
   then is the old shard removed. After a crash in between both shards are there, and the ledger tells what was
-  learned from the old one. A version without a shard, as an online learner's, is brought back by the delta
-  that was kept with it, if that is whole; and a rollback by making it again.
+  learned from the old one. A version without a shard, as an online learner's, is brought back by what was
+  kept with it (``learnerd.rescue``).
 - **Unknown to the store**, which was restored from an older backup (``restored``). What the archive has of it
   is learned again in the same way.
 - **Below the head.** Later versions hold what it had learned, so that nothing is learned again. Only its
   episode ids must not be forgotten: where its own files no longer tell them, the archive does.
 """
 
-import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -29,12 +28,12 @@ from experience.spool import Spool
 from learnerd.admission import Admission
 from learnerd.arrival import Arrival
 from learnerd.cycle import Cycle
+from learnerd.rescue import Rescue, relearned_claim_id
 from policies.acting import Acting
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
-from policies.errors import BaseRejected, NothingToRollBack, StoreError, VersionDamaged
+from policies.errors import StoreError, VersionDamaged
 from policies.ledger import Lineage
 from policies.manifest import version_folder
-from policies.rollback import Rejected
 from policies.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -93,6 +92,7 @@ class Repair:
         self._cycle = cycle
         self._writer = writer
         self._most_episodes = most_episodes
+        self._rescue = Rescue(state, store=store)
         self._in_hand: dict[int, Path] = {}
         self._done: dict[int, str] = {}
         self._lost: dict[int, str] = {}
@@ -232,7 +232,7 @@ class Repair:
         shard = self._own_shard(version)
         self._in_hand[version] = shard
         log.error("version_damaged", version=version, reason=reason, episodes=len(episodes))
-        return self._readmit(_arrival_of(_claim_id(version), shard, episodes))
+        return self._readmit(_arrival_of(relearned_claim_id(version), shard, episodes))
 
     def _bring_back_unpublished(self, again: list[Arrival]) -> bool:
         """Add what waits of versions that the store lacks since it was restored; whether there is more."""
@@ -281,75 +281,13 @@ class Repair:
         return take_out(self._spool.archive_folder, version)
 
     def _without_shard(self, version: int, message: str, problem: str) -> None:
-        """Add the delta that was kept with a version once more; or say that it is lost."""
-        outcome = self._rescue(version)
+        """Bring it back by what was kept with it; or say that it is lost."""
+        outcome = self._rescue.bring_back(version)
         if outcome:
             self._settle(version, f"{message}; {outcome}")
             self._store.discard(version)
         else:
             self._lose(version, f"{message}, and what it learned is lost: {problem}")
-
-    def _rescue(self, version: int) -> str:
-        """How what a version without a shard had learned is in the head; "" when it is not."""
-        fresh = CheckpointStore(self._state)
-        try:
-            if self._is_brought_back(fresh, version):
-                return "what it learned had been brought back"
-            manifest = fresh.manifest(version)
-            return (self._roll_back if "rollback" in manifest else self._add)(fresh, version, manifest)
-        except BaseRejected as error:
-            return f"it is not brought back: {error}"
-        except StoreError:
-            return ""
-
-    def _add(self, fresh: CheckpointStore, version: int, manifest: Mapping[str, Any]) -> str:
-        """Publish the delta that was kept with a version, unless its episodes are learned already."""
-        entries, delta = fresh.episodes(version), fresh.delta(version)
-        hits = fresh.lookup(entry.key for entry in entries)
-        if entries and len(hits) == len(entries):
-            return "its episodes had been learned again"
-        if delta is None or hits:
-            learned = entries or manifest["delta_counters"].get("updates")
-            return "" if learned else "it had learned nothing"
-        delta, base = self._base_for(delta, manifest)
-        self._store.publish(
-            delta,
-            base=base,
-            writer=manifest["writer"],
-            episodes=entries,
-            saved_at=manifest["saved_at"],
-            record={**manifest["record"], "rescued": version},
-        )
-        return "the delta that was kept with it has been added again"
-
-    def _roll_back(self, fresh: CheckpointStore, version: int, manifest: Mapping[str, Any]) -> str:
-        """Make a rollback again whose version is damaged, so that the rejected head does not come back."""
-        wanted = manifest["rollback"]
-        if Rejected.of(fresh.head()).find(version):
-            return "a later rollback has taken its place"
-        with contextlib.suppress(NothingToRollBack):
-            self._store.rollback(wanted["to"], writer=manifest["writer"], reason=wanted["reason"])
-        return f"the rollback to {wanted['to']} has been made again"
-
-    def _base_for(self, delta: Delta, manifest: Mapping[str, Any]) -> tuple[Delta, Checkpoint]:
-        """What a kept delta is relative to; where that is gone, its weights and counts go onto the head."""
-        with contextlib.suppress(StoreError, IndexError):
-            return delta, self._store.load(manifest["parents"][-1])
-        head = self._store.head()
-        if head is None:
-            raise StoreError("there is no version to add it to")
-        return replace(delta, averages={}), head
-
-    def _is_brought_back(self, store: CheckpointStore, version: int) -> bool:
-        """Whether a later version says so: a crash kept us from removing the damaged one."""
-        claim_id = _claim_id(version)
-        for number in sorted(Lineage.of(store.head()).numbers(version + 1)):
-            with contextlib.suppress(StoreError):
-                if store.manifest(number)["record"].get("rescued") == version:
-                    return True
-                if any(entry.claim_id == claim_id for entry in store.episodes(number)):
-                    return True
-        return False
 
     def _settle(self, version: int, message: str) -> None:
         self._lost.pop(version, None)
@@ -393,10 +331,6 @@ def _arrival_of(claim_id: str, shard: Path, episodes: Sequence[Episode]) -> Arri
     claim = Claim(id=claim_id, attempt=0, name=shard.name, location=str(shard))
     came_s = min(episode.ingested_at for episode in episodes)
     return Arrival(claim=claim, episodes=tuple(episodes), claimed_at=came_s, seen_s=None, mtime_s=came_s)
-
-
-def _claim_id(version: int) -> str:
-    return f"relearn-{version:08d}"
 
 
 def _entry_of(episode: Episode) -> LedgerEntry:
