@@ -136,6 +136,17 @@ def test_a_link_put_there_between_check_and_open(claim, work, monkeypatch, tmp_p
     assert problem_of(claim, work) == ("not_regular", "a symbolic link")
 
 
+def test_a_second_name_given_between_check_and_open(claim, work, monkeypatch, tmp_path):
+    real = os.open
+
+    def linking(path, flags, *args):
+        (tmp_path / "second").hardlink_to(claim)
+        return real(path, flags, *args)
+
+    monkeypatch.setattr(os, "open", linking)
+    assert problem_of(claim, work) == ("not_regular", "2 names")
+
+
 def test_what_is_no_regular_file(claim, work, tmp_path):
     (tmp_path / "link").symlink_to(claim)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")

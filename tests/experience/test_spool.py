@@ -210,11 +210,11 @@ def test_finish_removes_the_claim_first_then_its_copy(spool, monkeypatch):
 
 def sharing(spool, count=3):
     """Claims that share a work file, and the file."""
-    for number, claim_id in enumerate(ids := uuid7_alike(count)):
+    claims = []
+    for number, claim_id in enumerate(uuid7_alike(count)):
         (spool.root / "in" / f"{number}.npz").write_bytes(b"data")
-        assert spool.claim(f"{number}.npz", attempt=1, claim_id=claim_id)
-    claims = spool.resume()
-    assert [claim.id for claim in claims] == ids
+        claims.append(spool.claim(f"{number}.npz", attempt=1, claim_id=claim_id))
+    assert Spool(spool.root).resume() == claims
     (copy,) = {spool.work_path(claim) for claim in claims}
     assert [spool.work_slot(claim) for claim in claims] == list(range(count))
     copy.write_bytes(b"copies")
@@ -253,6 +253,35 @@ def test_a_claim_that_is_let_go_of_while_claims_are_listed_is_not_noted_again(sp
     finishing.join()
     assert not spool.work_path(claim).exists()
     assert spool._copies._sharing == {}
+
+
+def test_a_claim_is_noted_between_the_steps_of_others_not_during_one(spool):
+    """Two threads that change one number at a time would lose one of the changes."""
+    (first, second), copy = sharing(spool, 2)
+    copies = spool._copies
+    noting = threading.Thread(target=copies.note, args=(second,))
+    with copies.noting() as listed:
+        listed.append(first)
+        noting.start()
+        noting.join(0.1)
+        assert noting.is_alive()
+    noting.join()
+    copies.drop(first)
+    assert copy.exists()
+
+
+def test_sweep_leaves_the_copy_of_a_claim_that_is_made_meanwhile(spool):
+    (spool.root / "work" / f"{uuid7_alike(1)[0][:-1]}.daemon").write_bytes(b"of nobody")
+    made = []
+
+    def listed():
+        claims = spool.resume()
+        made.append(claimed(spool))
+        spool.work_path(made[0]).write_bytes(b"copy")
+        return claims
+
+    assert len(spool._copies.sweep(listed)) == 1
+    assert spool.work_path(made[0]).exists()
 
 
 def test_sweep_keeps_a_work_file_while_one_claim_shares_it(spool):

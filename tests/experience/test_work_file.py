@@ -87,6 +87,16 @@ def test_every_byte_flipped(path):
         assert set(kept(path).values()) <= set(PARTS)
 
 
+def test_a_copy_that_cannot_be_read_just_now_is_none(path, monkeypatch):
+    filled(path)
+    work = WorkFile(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", failing_once(os.pread))
+        assert work.read(1) is None
+    assert work.read(1) == PARTS[1]
+    work.close()
+
+
 def test_a_copy_that_cannot_be_kept_is_none(tmp_path):
     work = WorkFile(tmp_path / "missing" / "work")
     keep(work, 0, b"data")
@@ -98,6 +108,11 @@ def test_a_copy_that_cannot_be_kept_is_none(tmp_path):
     keep(work, 0, b"data")
     assert work.read(0) is None
     assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "elsewhere").write_bytes(b"somebody's")
+    work = WorkFile(tmp_path / "link")
+    keep(work, 0, b"data")
+    work.close()
+    assert (tmp_path / "elsewhere").read_bytes() == b"somebody's"
 
 
 def test_those_in_use_are_opened_once(path):

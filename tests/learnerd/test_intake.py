@@ -97,6 +97,31 @@ def test_what_passed_before_an_error_is_not_lost(intake, admission):
     assert intake.idle
 
 
+def test_what_was_read_beside_a_file_that_cannot_be_set_aside_is_not_lost(intake, admission, monkeypatch):
+    decode = intake._decoder.decode_some
+
+    def spoiled(jobs, *, meanwhile=tuple):
+        problem = reject("malformed", "file", "b", "a").problem
+        for results in decode(jobs, meanwhile=meanwhile):
+            yield [
+                DecodeResult(job=each.job, problem=problem) if each.job.name == "b.npz" else each
+                for each in results
+            ]
+
+    def fail(*_):
+        raise OSError(28, "injected")
+
+    monkeypatch.setattr(intake._decoder, "decode_some", spoiled)
+    monkeypatch.setattr(admission, "quarantine", fail)
+    got = []
+    with pytest.raises(OSError, match="injected"):
+        taken(intake, into=got)
+    assert got == ["a.npz"]
+    monkeypatch.undo()
+    taken(intake, into=got)
+    assert sorted(got) == ["a.npz", "b.npz", "c.npz"]
+
+
 def test_a_disk_that_keeps_failing_is_no_file_s_fault(intake, admission):
     admission.failing = {"a.npz", "b.npz", "c.npz"}
     for _ in range(3 * MAX_ATTEMPTS):
