@@ -1,6 +1,6 @@
 """Archive reader: the episodes that a version learned from, in whichever shards they stand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,13 @@ class ArchiveReader:
     def versions(self) -> list[int]:
         """List the versions that have rows, ascending; those of damaged compacted shards are not known."""
         return self._listing_again(self._versions)
+
+    def versions_within(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
+        """Find the versions in the ranges (first, last) that have rows; reads what may hold one of them.
+
+        Those of damaged compacted shards are not known.
+        """
+        return self._listing_again(lambda: self._versions_within(ranges))
 
     def damaged(self) -> dict[Path, str]:
         """List the compacted shards of which nothing can be read, each with what is wrong."""
@@ -96,6 +103,17 @@ class ArchiveReader:
             if isinstance(index, Index):
                 found.update(index.versions)
         return sorted(found)
+
+    def _versions_within(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
+        def touches(low: int, high: int) -> bool:
+            return any(first <= high and low <= last for first, last in ranges)
+
+        found = set(self._own)
+        for path, versions in self._compacted.items():
+            index = self._index(path) if touches(versions[0], versions[-1]) else None
+            if isinstance(index, Index):
+                found.update(index.versions)
+        return {version for version in found if touches(version, version)}
 
     def _places(self, version: int) -> list[Path]:
         places, broken = [], None

@@ -31,9 +31,8 @@ from learnerd.cycle import Cycle
 from learnerd.rescue import Rescue, relearned_claim_id
 from policies.acting import Acting
 from policies.checkpoint import Checkpoint, Delta, LedgerEntry
-from policies.errors import StoreError, VersionDamaged
+from policies.errors import StoreError, VersionDamaged, VersionPruned
 from policies.ledger import Lineage
-from policies.manifest import version_folder
 from policies.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class Repair:
             self._store.repair_current()
         self._keep_ids(version for version in sorted(damaged) if version in lineage)
         for version in [lost for lost in self._lost if lost in lineage and lost not in damaged]:
-            self._settle(version, f"version {version} was damaged; its files have been put back")
+            self._take_back(version)
         off = {version for version in damaged if version not in lineage} | self._skipped(lineage)
         if self._in_hand or self._returned:  # bounded memory: the rest once these have been learned
             return self._report([], more=True)
@@ -129,9 +128,9 @@ class Repair:
     def _damaged(self, *, thorough: bool) -> dict[int, str]:
         """Damaged versions, each with what is wrong, as the disk has them now."""
         fresh = CheckpointStore(self._state)
-        head = fresh.head()
-        newest = range(1 + (0 if head is None else head.version), 1 + fresh.highest_used())
-        candidates = {*newest, *self._store.versions_without_ids()}
+        head, without_ids = fresh.head(), self._store.versions_without_ids()
+        newest = [version for version in fresh.numbers() if head is None or version > head.version]
+        candidates = {*newest, *without_ids}
         if thorough:
             candidates.update(fresh.damaged(thorough=True))
         found = {}
@@ -140,8 +139,11 @@ class Repair:
                 fresh.load(version)
             except VersionDamaged as error:
                 found[version] = f"{error.file}: {error.reason}"
+            except VersionPruned:
+                if version in without_ids:  # retention would have kept them
+                    found[version] = "its folder is gone"
             except StoreError:
-                continue  # pruned
+                continue  # it cannot be read just now
         return found
 
     def _heal(self, head: Checkpoint | None, damaged: dict[int, str]) -> Checkpoint | None:
@@ -178,20 +180,21 @@ class Repair:
             self._store.keep_ids(version, [_entry_of(episode) for episode in episodes])
             self._settle(version, f"version {version} is damaged; its episode ids are the archive's")
 
-    def _skipped(self, lineage: Lineage) -> set[int]:
-        """Versions below the head that are no ancestors of it, while something of them is left."""
-        skipped = {version for first, last in lineage.skipped for version in range(first, last + 1)}
-        return {
-            version
-            for version in skipped
-            if version_folder(self._state, version).is_dir() or self._is_archived(version)
-        }
+    def _take_back(self, version: int) -> None:
+        """Make sure of the ids of an ancestor whose files are whole again."""
+        if version in self._store.versions_without_ids():
+            self._store.keep_ids(version, self._store.episodes(version))
+        self._settle(version, f"version {version} was damaged; its files have been put back")
 
-    def _is_archived(self, version: int) -> bool:
-        try:
-            return bool(self._archive().places(version))
-        except ShardDamaged:
-            return True  # perhaps
+    def _skipped(self, lineage: Lineage) -> set[int]:
+        """Versions below the head that are no ancestors of it, while something of them is left.
+
+        A damaged CURRENT may have made the numbers jump by millions: only those that are there are looked at.
+        """
+        if not lineage.skipped:
+            return set()
+        there = {*self._store.numbers(), *self._archive().versions_within(lineage.skipped)}
+        return {version for version in there if version < lineage.head and version not in lineage}
 
     def _archive(self) -> "ArchiveReader":
         """The archive as it is at this look."""

@@ -94,8 +94,10 @@ class Ledger:
         self._by_version[version] = ids_of(entries)
 
     def restore(self, version: int, entries: Iterable[LedgerEntry]) -> None:
-        """Take what an unreadable version added from elsewhere."""
-        self._by_version[version] = ids_of(entries)
+        """Take what an unreadable version added; durable where later ones are compacted already."""
+        self._by_version[version] = ids = ids_of(entries)
+        if version <= self.runs.compacted_through:
+            self.runs.add(version, version, [IdRecord(key, row, version) for key, row in ids.items()])
         self.unreadable.discard(version)
         self._joined = self._joined - {version}
         self._signature = None  # so that the union is made again

@@ -103,6 +103,11 @@ class StoredVersions:
             self._check_was_used(version)
             return read_manifest(version_folder(self._state_dir, version), version)
 
+    def numbers(self) -> list[int]:
+        """The numbers of the versions that are there, whole or not, ascending."""
+        with as_store_error("the versions cannot be listed"):
+            return self._catalog.scan()
+
     def highest_used(self) -> int:
         """The highest number that was ever used: whole, damaged or pruned; 0 before the first."""
         with as_store_error("the versions cannot be listed"):

@@ -370,6 +370,15 @@ def test_breaking_off_leaves_nothing_behind(spool, fill):
     assert names(spool) == [f"0000000{i}.parquet" for i in (1, 2, 3)]
 
 
+def test_versions_within_ranges_are_found_where_they_may_stand(spool, fill, monkeypatch):
+    fill(1, 2, 4)
+    run(spool)
+    fill(7, 8)
+    assert ArchiveReader(spool.archive_folder).versions_within([(2, 3), (4, 7), (90, 10**9)]) == {2, 4, 7}
+    monkeypatch.setattr("experience.archive_reader.read_index", None)
+    assert ArchiveReader(spool.archive_folder).versions_within([(5, 7)]) == {7}
+
+
 def test_a_reader_finds_again_what_was_compacted_since_it_listed(spool, fill):
     fill(1, 2)
     reader = ArchiveReader(spool.archive_folder)

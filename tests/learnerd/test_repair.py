@@ -43,8 +43,7 @@ def lineage_ids(site):
     """Every episode id in the ledgers of the head and its ancestors, with repeats."""
     store = CheckpointStore(site.state)
     head, found = store.head(), []
-    skipped = {v for first, last in head.manifest["skipped"] for v in range(first, last + 1)}
-    for version in {*range(1, head.version + 1)} - skipped:
+    for version in Lineage.of(head).numbers(1):
         found += [entry.key.episode_id for entry in store.episodes(version)]
     return sorted(found)
 
@@ -209,18 +208,63 @@ def test_a_save_is_brought_back_also_when_another_writer_went_on_without_it(site
     assert not folder(site, first.version).exists()
 
 
-def test_ids_of_a_damaged_ancestor_come_from_the_archive(site, drop):
+@pytest.mark.parametrize("left", ["an empty folder", "nothing"])
+def test_ids_of_a_damaged_ancestor_come_from_the_archive(site, drop, left):
     first = drop()
     data = first.read_bytes()
     assert site.run_here() == 0
     learn(site, drop, 2)
     shutil.rmtree(folder(site, 1))
-    folder(site, 1).mkdir()
+    if left == "an empty folder":
+        folder(site, 1).mkdir()
     (site.inbox / "again.npz").write_bytes(data)
     assert site.run_here() == 0
     assert site.status()["episodes"]["refused"] == {"duplicate": 1}
     assert site.manifest(site.current())["episodes_total"] == 3
     assert "its episode ids are the archive's" in alarm(site)["message"]
+
+
+def test_ids_of_an_ancestor_whose_files_are_put_back_are_known_again(site, drop, monkeypatch):
+    first = drop()
+    data = first.read_bytes()
+    assert site.run_here() == 0
+    learn(site, drop, 2)
+    shutil.move(folder(site, 1), site.folder / "away")
+    shutil.move(min(site.files("archive")), site.folder / "shard")
+
+    def begin(self):
+        assert self._take(lambda: self._repair.look(thorough=False, idle=True)) == ()
+        assert "its episode ids are lost" in self._repair.look(thorough=False, idle=True).message
+        prune(self._repair._store)  # the ids of what comes after it are compacted
+        shutil.move(site.folder / "away", folder(site, 1))
+        return self._take(lambda: self._repair.look(thorough=False, idle=True))  # the next one
+
+    monkeypatch.setattr(Scrub, "begin", begin)
+    (site.inbox / "again.npz").write_bytes(data)
+    assert site.run_here() == 0
+    assert site.status()["episodes"]["refused"] == {"duplicate": 1}
+    assert "its files have been put back" in alarm(site)["message"]
+    assert not CheckpointStore(site.state).versions_without_ids()
+
+
+def prune(store):
+    base = store.head()
+    for _ in range(3):
+        base = store.publish(Delta(weights={}), base=base, writer="other", episodes=[])
+    assert store.prune(keep_last=2, keep_every=0, keep_minutes=0, keep_bytes=2**40, now_s=4e9) != []
+
+
+def test_a_flipped_bit_in_current_costs_nothing_but_numbers(site, drop):
+    """Tens of millions of them: nobody may look at each."""
+    learn(site, drop, 3)
+    second = learn(site, drop, 5)
+    (site.state / "CURRENT").write_text(f"{80_000_000 + second:08d}\n")
+    assert learn(site, drop, 1) == 80_000_000 + second + 1
+    last = learn(site, drop, 2)
+    spoil(site, last)
+    assert site.run_here() == 0
+    assert site.run_here() == 9
+    assert lineage_ids(site) == expected(11)
 
 
 @pytest.mark.slow

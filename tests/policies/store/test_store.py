@@ -318,6 +318,19 @@ def test_an_ancestor_whose_ids_are_lost_is_reported_and_never_pruned(state):
     assert 2 in store.damaged(thorough=True)
 
 
+def test_ids_that_come_back_after_others_were_compacted_are_durable(state):
+    chain(CheckpointStore(state), 6)
+    damage(state, 2, "manifest.json")
+    store = CheckpointStore(state)
+    assert store.prune(keep_last=2, now_s=time.time() + 9, **FOREVER) == [1, 3, 4]
+    store.keep_ids(2, entries("e2"))
+    assert store.versions_without_ids() == []
+    assert learned(store, "e1", "e2", "e3") == {"e1": 1, "e2": 2, "e3": 3}
+    again = CheckpointStore(state)
+    again.sweep()
+    assert learned(again, "e1", "e2", "e3") == {"e1": 1, "e2": 2, "e3": 3}
+
+
 def test_the_last_whole_copy_in_memory_goes_on(state):
     store = CheckpointStore(state)
     held = chain(store, 2)
