@@ -18,6 +18,7 @@ import experience
 from experience import decode_child, wire
 from experience.codec import Limits
 from experience.decoder import DecodeJob, Decoder
+from experience.decoder_process import DecoderFailed, DecoderProcess
 from experience.errors import BadFrame, DecoderDied, reject
 from experience.in_hand import SEVERAL
 from experience.writer import EpisodeWriter
@@ -166,18 +167,116 @@ def test_a_kill_costs_one_file(job):
         assert verdicts(results) == ["died", 1]
 
 
-def test_a_kill_while_several_were_in_hand_costs_none(job):
+@pytest.mark.parametrize(
+    ("in_hand", "expected"), [(SEVERAL, [1, 1]), (0, ["died", 1]), (1, [1, "died"]), (7, ["died", 1])]
+)
+def test_a_kill_costs_the_file_in_hand_or_the_first_but_none_of_several(job, in_hand, expected):
     with Decoder() as decoder:
         list(decoder.decode([job("first.jsonl")]))
         os.kill(decoder.pid, signal.SIGSTOP)
 
         def meanwhile():
-            os.pwrite(decoder._child._in_hand.descriptor, struct.pack("<q", SEVERAL), 0)
+            os.pwrite(decoder._child._in_hand.descriptor, struct.pack("<q", in_hand), 0)
             os.kill(decoder.pid, signal.SIGKILL)
             return ()
 
         results = decoder.decode([job("a.jsonl"), job("b.jsonl")], meanwhile=meanwhile)
-        assert verdicts(results) == [1, 1]
+        assert verdicts(results) == expected
+
+
+def test_what_was_in_hand_in_an_earlier_call_is_not_blamed(job):
+    with Decoder() as decoder:
+        assert verdicts(decoder.decode([job("a.jsonl"), job("b.npz", b"text")])) == [1, "malformed"]
+        assert os.pread(decoder._child._in_hand.descriptor, 8, 0) == struct.pack("<q", 1)
+        os.kill(decoder.pid, signal.SIGSTOP)
+        kill = lambda: os.kill(decoder.pid, signal.SIGKILL) or ()  # noqa: E731
+        assert verdicts(decoder.decode([job("c.jsonl"), job("d.jsonl")], meanwhile=kill)) == ["died", 1]
+
+
+def test_of_further_jobs_too_none_is_blamed_before_it_was_read_alone(job, monkeypatch):
+    decode = wire.decode
+
+    def refuse_one(prefix, rest):
+        messages = decode(prefix, rest)
+        if any(each.decoded and each.decoded.episodes[0].source_name == "c.jsonl" for each in messages):
+            raise BadFrame("an episode that is none")
+        return messages
+
+    monkeypatch.setattr(wire, "decode", refuse_one)
+    more = [job("b.jsonl"), job("c.jsonl"), job("d.jsonl")]
+    with Decoder() as decoder:
+        assert verdicts(decoder.decode([job("a.jsonl")], meanwhile=lambda: more)) == [1, 1, "died", 1]
+
+
+@pytest.fixture
+def fake_child(tmp_path, monkeypatch):
+    """A decoder process that only writes these bytes."""
+
+    def start(*frames):
+        script = tmp_path / "child"
+        data = b"".join(bytes(part) for frame in frames for part in frame)
+        script.write_text(f"#!{sys.executable}\nimport os\nos.write(1, {data!r})\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+        return DecoderProcess("{}", 2**20)
+
+    return start
+
+
+READY = wire.encode([wire.Message(job=decode_child.READY, mtime_s=0.0)])
+ANSWER = wire.encode([wire.Message(job=0, mtime_s=0.0, problem=reject("x", "y", "z", "a").problem)])
+
+
+def test_what_a_child_answered_before_it_died_is_read_although_lines_are_unsent(fake_child):
+    child = fake_child(READY, ANSWER)
+    assert [message.job for message in child.receive(30.0)] == [decode_child.READY]
+    while child.is_running():
+        time.sleep(0.01)
+    child.send(b"x" * 2**20)
+    assert [message.job for message in child.receive(30.0)] == [0]
+    with pytest.raises(DecoderFailed):
+        child.receive(30.0)
+    child.stop()
+    assert child.is_trusted
+
+
+def test_a_frame_that_no_child_could_hold_is_none(fake_child):
+    child = fake_child([wire.PREFIX.pack(b"LRN2", 2**31, 2**40)])
+    with pytest.raises(DecoderFailed) as caught:
+        child.receive(30.0)
+    child.stop()
+    assert isinstance(caught.value.__cause__, BadFrame)
+    assert not child.is_trusted
+
+
+def test_a_decoder_that_is_closed_while_its_child_starts_yields_nothing(job, monkeypatch):
+    decoder = Decoder()
+    receive = DecoderProcess.receive
+
+    def closing(child, deadline_s):
+        decoder.close()
+        return receive(child, deadline_s)
+
+    monkeypatch.setattr(DecoderProcess, "receive", closing)
+    assert list(decoder.decode([job("a.jsonl")])) == []
+
+
+def test_a_decoder_that_is_closed_meanwhile_yields_nothing(job):
+    with Decoder() as decoder:
+        jobs = [job("b.jsonl")]
+        assert list(decoder.decode([job("a.jsonl")], meanwhile=lambda: decoder.close() or jobs)) == []
+
+
+def test_what_libraries_print_is_no_frame():
+    code = (
+        "import os; from experience.decode_child import _take_output; output = _take_output();"
+        "os.write(1, b'noise'); output.write(b'frame'); output.flush()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(experience.__file__).parents[1])}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=True
+    )
+    assert (found.stdout, found.stderr) == (b"frame", b"noise")
 
 
 def test_what_is_to_be_done_meanwhile_is_done_once_before_any_result(shared, job):

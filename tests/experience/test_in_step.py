@@ -298,6 +298,28 @@ def test_nobody_is_named_while_answers_are_put_into_a_frame(jobs, monkeypatch):
     assert begun[-3:] == [SEVERAL, 2, NONE]
 
 
+def test_what_is_answered_is_sent_before_a_file_is_read_alone(jobs):
+    """It may end the process, and those before it would be read again, one of them maybe blamed."""
+
+    class Sent(io.RawIOBase):
+        data = b""
+
+        def writable(self):
+            return True
+
+        def write(self, part):
+            self.data += bytes(part)
+            return len(part)
+
+    sent, sizes = Sent(), []
+    output = io.BufferedWriter(sent, 2**18)
+    line = json.dumps(jobs(npz(1), b"text", npz(2))).encode()
+    decode_child.serve([line], output, Limits(), begin=lambda number: sizes.append((number, len(sent.data))))
+    ready = sizes[0][1]
+    alone = max(size for number, size in sizes if number == 1)
+    assert ready < alone < len(sent.data)
+
+
 def test_small_files_that_hold_much_have_a_frame_each(jobs, monkeypatch):
     """Of some in one frame the parent could let go of none before it has let go of all."""
     sizes, made = [], jobs(*map(npz, range(3)))

@@ -139,6 +139,8 @@ REWARD = 2
         ("blocks", 0, 4, [4, 4, 3]),
         ("blocks", 0, 4, [4, 4]),
         ("blocks", 0, 4, [3, 5, 4]),
+        ("blocks", 1, 4, [4, 2, 3]),
+        ("blocks", REWARD + 1, 4, [3, 4, 2]),
     ],
 )
 def test_episodes_together_that_make_no_sense(alike, change):
@@ -212,6 +214,23 @@ def refused(message, change):
     text += b" " * (-len(text) % 16)
     with pytest.raises(BadFrame):
         wire.decode(wire.PREFIX.pack(prefix[:4], len(text), n_body), text + rest[n_header:])
+
+
+def test_an_array_does_not_take_what_is_behind_it(make_episode):
+    """-1 of something is as much as there is, padding among it."""
+    episode = make_episode(
+        obs=np.zeros((2, 7), np.float32),
+        action=np.array([1]),
+        reward=np.array([0.0]),
+        logp=None,
+        mask=np.array([[True, True]]),
+    )
+
+    def change(header):
+        assert header["blocks"][-1] == ["mask", "|b1", [2], [0], [1]]
+        header["blocks"][-1][2] = [-1]
+
+    refused(Message(job=1, mtime_s=0.0, decoded=Decoded(episodes=(episode,))), change)
 
 
 @pytest.mark.parametrize(
