@@ -31,14 +31,18 @@ Steps = Generator[Request | None, Any, Result]
 
 def finish(work: Steps[Result]) -> Result:
     """Do all that is left of one work; raises as it does."""
-    answer = None
-    while True:
-        try:
-            request = _next(work, answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        answer = None if request is None else _alone(request)
+    try:
+        request = next(work)
+        while True:
+            try:
+                answer = None if request is None else request.alone()
+            except Exception as error:  # noqa: BLE001 - raised where it was asked for
+                request = work.throw(error)
+            else:
+                request = work.send(answer)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
 
 
 def in_step(
@@ -84,13 +88,6 @@ def in_step(
 
 def _next(work: Steps[Any], answer: Any) -> Request | None:
     return work.throw(answer) if isinstance(answer, Exception) else work.send(answer)
-
-
-def _alone(request: Request) -> Any:
-    try:
-        return request.alone()
-    except Exception as error:  # noqa: BLE001 - raised where it was asked for
-        return error
 
 
 def _answered(requests: Mapping[int, Request]) -> Mapping[int, Any]:

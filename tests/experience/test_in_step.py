@@ -1,6 +1,9 @@
+import contextlib
+import gc
 import io
 import json
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -102,6 +105,27 @@ def test_an_error_in_place_of_an_answer_is_raised_where_it_was_asked_for():
         finish(failing())
     with pytest.raises(KeyError, match="-5"):
         in_step([squares(Square(1)), failing()])
+
+
+def test_an_error_does_not_hold_what_it_is_about():
+    """It would until garbage is looked for, which is seldom, and be as large as a file."""
+
+    class Large(Square):
+        pass
+
+    def asking(large):
+        yield large
+
+    gc.disable()
+    try:
+        large = Large(-1)
+        held = weakref.ref(large)
+        with contextlib.suppress(KeyError):
+            finish(asking(large))
+        del large
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_in_hand_is_read_by_the_parent():
