@@ -102,6 +102,15 @@ def test_steps_of_another_length_in_one_field(field):
                 Alike(**given).episodes()
 
 
+def test_rows_that_belong_to_no_episode():
+    for field in ("obs", "action", "reward"):
+        given = columns()
+        values = given["steps"][field].values
+        given["steps"][field] = Laid(np.concatenate([values, values[-1:]]), given["steps"][field].offsets)
+        with pytest.raises(InputError):
+            Alike(**given).episodes()
+
+
 @pytest.mark.parametrize("spoil", [("reward", np.nan), ("obs", np.inf), ("action", -1), ("logp", 0.5)])
 def test_one_bad_number_spoils_them_all(spoil):
     field, number = spoil

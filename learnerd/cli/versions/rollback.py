@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from learnerd.cli.options import ConfigOption, JsonOption, print_json, read_config
-from learnerd.cli.versions.options import VersionArgument, ranges, refuse
+from learnerd.cli.versions.options import VersionArgument, refuse
 from learnerd.exit_codes import ExitCode
 
 WRITER = "operator"
@@ -40,6 +40,6 @@ def command(
     else:
         found = {"version": done.version, **done.manifest["rollback"]}
         ((first, last),) = found["rejected"]
-        rejected = ranges(list(range(first, last + 1)))
+        rejected = str(first) if first == last else f"{first}-{last}"
         text = f"version {done.version} has the weights of version {version}; rejected: {rejected}"
         print_json(found) if as_json else typer.echo(text)

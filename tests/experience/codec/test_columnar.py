@@ -233,3 +233,14 @@ def test_too_much_for_one_file(monkeypatch, room):
     first = run()
     monkeypatch.setattr(tables, "read_together", lambda *_: None)
     assert first == run()
+
+
+def test_ids_are_counted_through_the_whole_file(both):
+    """Where the client gave none, also beyond the rows that are turned into Python values at a time."""
+    names = ("obs", "action", "reward", "terminated")
+    table = pa.table({name: [ROWS[name][1]] * 600 for name in names} | {"seed": list(range(600))})
+    first, one_by_one, were_together = both(table.to_batches(max_chunksize=300))
+    assert first == one_by_one
+    assert were_together
+    ids = [episode["episode_id"] for episode in first[0]]
+    assert [id_.rpartition(":")[2] for id_ in ids] == [f"{i}'" for i in range(600)]

@@ -146,6 +146,8 @@ def test_other_headers_are_read_the_long_way_or_alike(change):
         TEXT + " ",
         TEXT + "\n",
         TEXT + "\0",
+        TEXT + "x",
+        TEXT + "}",
         TEXT[:-1],
         TEXT.replace("Game", "\ud800"),
         TEXT.replace("e-1", "\ud800"),
@@ -165,6 +167,7 @@ def test_text_that_only_looks_alike(text):
         json.dumps({"info": "episode_id", "episode_id": "e-1", "terminated": True}),
         json.dumps({"info": [{"seed": 1}], "seed": 1, "terminated": True}),
         '{"info": "\\"seed\\": 1", "\\u0073eed": 1, "terminated": true}',
+        '{"x\\"seed": 5, "se\\u0065d": 1, "terminated": true}',
         '{"seed":1,"terminated":true,"ended_at":5}',
         '{"ended_at" : 5.5 , "seed" : 1 , "terminated" : true}',
         '{"seed": 1e2, "started_at": 1.5e3, "terminated": true}',
@@ -222,6 +225,15 @@ def test_every_character_changed():
     for at in range(len(TEXT)):
         for put in '"\\0, '[at % 5 :: 5]:
             both(TEXT[:at] + put + TEXT[at + 1 :])
+
+
+@pytest.mark.parametrize("most", [32, 33])
+def test_where_numbers_have_to_be_short_there_is_no_plan(most):
+    headers, limits = HeaderPlans(), Limits(max_number_characters=most)
+    outcome(deposited(TEXT), headers, limits)
+    assert len(headers._known) == (most == 33)
+    long = TEXT.replace("1767225601.5", "123456789012345." + "5" * 17)
+    assert outcome(deposited(long), headers, limits) == outcome(deposited(long), HeaderPlans(), limits)
 
 
 def test_few_plans_are_made():

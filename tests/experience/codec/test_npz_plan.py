@@ -36,14 +36,15 @@ def deposited(n_steps=3, *, seed=0, save=np.savez, **others):
     return file.getvalue()
 
 
-def written(n_steps=3, **others):
-    """The same without extra fields, as ``EpisodeWriter`` writes it."""
+def written(n_steps=3, *, before=b"", behind=b"", **others):
+    """The same without extra fields, as ``EpisodeWriter`` writes it; or with bytes that belong nowhere."""
     with np.load(io.BytesIO(deposited(n_steps, **others))) as arrays, io.BytesIO() as file:
+        file.write(before)
         with zipfile.ZipFile(file, "w") as archive:
             for name in arrays.files:
                 member = io.BytesIO()
                 np.lib.format.write_array(member, arrays[name])
-                archive.writestr(f"{name}.npy", member.getbuffer())
+                archive.writestr(f"{name}.npy", member.getvalue() + behind)
         return file.getvalue()
 
 
@@ -119,6 +120,19 @@ def test_arrays_are_aligned_and_read_only():
 )
 def test_other_files_are_read_the_long_way_or_alike(data, monkeypatch):
     both(data, deposited(), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"before": b"PK"}, {"before": bytes(64)}, {"behind": b"x"}, {"behind": bytes(8)}]
+)
+def test_bytes_that_belong_nowhere(odd, monkeypatch):
+    assert both(written(**odd), written(), monkeypatch).reason == "malformed"
+
+
+def test_a_file_without_members_is_judged_as_often_as_it_comes(monkeypatch):
+    empty = b"PK\x05\x06" + bytes(18)
+    assert plan_of(empty) is None
+    assert both(empty, empty, monkeypatch).reason == "missing_field"
 
 
 def test_compressed_files_have_no_plan():

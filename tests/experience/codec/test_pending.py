@@ -65,8 +65,11 @@ def alone(data, number, limits):
             return error.problem
 
 
-def both(files, limits=LIMITS):
-    """Assert that files in step are read as each alone, without a plan; how many were made in one pass."""
+def both(files, limits=LIMITS, like=()):
+    """Assert that files in step are read as each alone, without a plan; how many were made in one pass.
+
+    Those have a plan that are like a usual one, or ``like`` one of these.
+    """
     passes = []
     real = pending._in_one_pass
 
@@ -79,7 +82,8 @@ def both(files, limits=LIMITS):
         patch.setattr(npz, "_PLANS", Plans())
         patch.setattr(npz, "_HEADERS", HeaderPlans())
         patch.setattr(pending, "_in_one_pass", noted)
-        in_step([reading(deposited(99), 0, limits)])  # a plan is learned
+        for each in (deposited(99), *like):
+            in_step([reading(each, 0, limits)])  # a plan is learned
         found = in_step([reading(data, number, limits) for number, data in enumerate(files)])
     for number, (data, one) in enumerate(zip(files, found, strict=True)):
         other = alone(data, number, limits)
@@ -152,7 +156,26 @@ def test_lengths_that_make_up_for_each_other():
     assert both(masks) == 0
 
 
-@pytest.mark.parametrize("limit", [200, 300, 400, 1000])
+SPACE = {"action_space": {"kind": "discrete", "n": 2}}
+SHAPE = {"observation_shape": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [deposited(1, meta=SPACE), deposited(2, meta=SPACE, action=np.array([0, 5, 0]))],
+        [deposited(1, meta=SHAPE), deposited(2, meta=SHAPE)],
+        [deposited(1, meta={"x": 1}), deposited(2, meta={"x": True}), deposited(3, meta={"x": 1.0})],
+        [deposited(1), deposited(2, meta={"seed": 5}), deposited(3, meta={"tags": ["a"]})],
+        [deposited(1, meta={"seed": 5}), deposited(2), deposited(3, meta={"seed": 0})],
+    ],
+)
+def test_headers_that_differ_are_kept_apart(files):
+    both(files, like=files)
+    both(files[::-1], like=files)
+
+
+@pytest.mark.parametrize("limit", [100, 150, 200, 300, 400, 1000])
 def test_each_has_the_limits_for_itself(limit):
     both(GOOD, Limits(max_decoded_bytes=limit))
 

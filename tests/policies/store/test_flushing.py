@@ -86,6 +86,23 @@ def test_nothing_that_is_there_is_overwritten(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_what_was_opened_before_an_error_is_closed(tmp_path, monkeypatch, call):
+    write_new({f"{tmp_path}/before": b""}, folder=str(tmp_path))  # the threads are there now
+    before, real, calls = open_descriptors(), getattr(os, call), []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError(28, "injected")
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(OSError, match="injected"):
+        write_new(files_in(tmp_path), folder=str(tmp_path))
+    assert open_descriptors() == before
+
+
 def test_what_nobody_waits_for_is_closed_all_the_same(tmp_path, monkeypatch):
     closed, done, real = [], threading.Event(), os.close
 
