@@ -6,6 +6,7 @@ that the rounding of small gradients does not grow.
 """
 
 import contextlib
+import copy
 import dataclasses
 
 import numpy as np
@@ -222,6 +223,23 @@ def test_what_the_memory_was_used_for_before_does_not_show(make_checkpoint, make
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+def test_nothing_that_outlives_an_update_lies_in_its_memory(make_checkpoint, make_batch, actions):
+    base = make_checkpoint(**ACTIONS[actions])
+    batch = batch_for(make_batch, base, actions)
+    learner = Learner(base, LearnerSettings(noise_scale=True), path="numpy")
+    report = learner.update(batch, seed=0)
+    results = [learner.weights(), learner.delta().weights]
+    results.append({name: average.value for name, average in learner.delta().averages.items()})
+    before = copy.deepcopy((results, report))
+    for seed in range(2):
+        Learner(base, LearnerSettings(learning_rate=0.1), path="numpy").update(batch, seed=seed)
+    assert report == before[1]
+    results += [learner.weights(), learner.delta().weights]
+    for now, then in zip(results, [*before[0], *before[0][:2]], strict=True):
+        assert all(np.array_equal(now[name], then[name]) for name in then)
+
+
 def test_a_room_is_nobody_elses(make_checkpoint):
     layouts = [network_layout(make_checkpoint().spec, name) for name in ("policy", "value")]
     first = arena.enter(layouts, "tanh")
@@ -229,6 +247,7 @@ def test_a_room_is_nobody_elses(make_checkpoint):
     arena.leave(first)
     assert arena.enter(layouts, "relu") is not first
     assert arena.enter(layouts, "tanh") is first
+    assert arena.enter(layouts, "tanh") is not first
     rooms = [arena.Room(layouts[:1], activation) for activation in ("tanh", "relu")]
     for i in range(2 * arena.ROOMS):
         rooms[i % 2].key = (i,)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from store_tools import SPEC, added, delta, entries, entry, folders, initial, publish, scalar
 
+from policies import publishing
 from policies.checkpoint import Delta
 from policies.errors import (
     AlreadyLearned,
@@ -429,6 +430,23 @@ def test_another_process_prunes_under_a_sleeper(state):
     assert sleeper.head().version == 22
     assert learned(sleeper, "e2", "e3", "e22") == {"e2": 2, "e3": 3, "e22": 22}
     assert added(publish(sleeper, base, 100)) == 122.0
+
+
+def test_a_number_that_was_used_and_pruned_meanwhile_is_not_used_again(state, monkeypatch):
+    """Nothing is in the way of a rename onto it: the version would stand below the head, and count for nothing."""
+    slow, busy = CheckpointStore(state), CheckpointStore(state)
+    base, real = chain(slow, 3), publishing.write_new
+
+    def overtaken(*arguments, **keywords):
+        real(*arguments, **keywords)
+        monkeypatch.undo()
+        chain(busy, 5, base=base)
+        assert 4 in busy.prune(keep_last=2, now_s=time.time() + 9, **FOREVER)
+
+    monkeypatch.setattr(publishing, "write_new", overtaken)
+    published = publish(slow, base, 100, "mine")
+    assert (published.version, published.parents, added(published)) == (9, (8, 3), 108.0)
+    assert learned(CheckpointStore(state), "e4", "e8", "mine") == {"e4": 4, "e8": 8, "mine": 9}
 
 
 def test_what_is_published_during_a_prune_keeps_its_ids(state, monkeypatch):
