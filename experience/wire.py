@@ -97,11 +97,12 @@ def encode(messages: Sequence[Message]) -> list[Part]:
 
 
 def _job_row(message: Message) -> list[Any]:
-    """[job, mtime_s, problem, number of episodes, their problems]."""
-    decoded = message.decoded
-    problems = [_problem_row(problem) for problem in decoded.problems] if decoded else []
-    n_episodes = len(decoded.episodes) if decoded else None
-    return [message.job, message.mtime_s, _problem_row(message.problem), n_episodes, problems]
+    """[job, mtime_s, problem, number of episodes, their problems, their recorded hashes]."""
+    decoded = message.decoded or Decoded()
+    problems = [_problem_row(problem) for problem in decoded.problems]
+    n_episodes = len(decoded.episodes) if message.decoded else None
+    whole = _problem_row(message.problem)
+    return [message.job, message.mtime_s, whole, n_episodes, problems, decoded.recorded]
 
 
 def _problem_row(problem: Problem | None) -> dict[str, Any] | None:
@@ -192,20 +193,25 @@ def _problem(row: Mapping[str, Any] | None) -> Problem | None:
 def _messages(header: Mapping[str, Any], body: memoryview) -> list[Message]:
     episodes = _episodes(header, body)
     messages, begin = [], 0
-    for job, mtime_s, problem, n_episodes, problems in header["jobs"]:
+    for job, mtime_s, problem, n_episodes, problems, recorded in header["jobs"]:
         end = begin + (n_episodes or 0)
         if end < begin or not math.isfinite(mtime_s):
             raise BadFrame(f"{n_episodes} episodes of a file of {mtime_s}")
-        decoded = None
-        if n_episodes is not None:
-            found = tuple([each for row in problems if (each := _problem(row))])
-            decoded = Decoded(episodes=tuple(episodes[begin:end]), problems=found)
+        decoded = None if n_episodes is None else _decoded(episodes[begin:end], problems, recorded)
         whole = _problem(problem)
         messages.append(Message(job=int(job), mtime_s=float(mtime_s), decoded=decoded, problem=whole))
         begin = end
     if begin != len(episodes):
         raise BadFrame(f"{len(episodes)} episodes, {begin} in its jobs")
     return messages
+
+
+def _decoded(episodes: Sequence[Episode], problems: Sequence[Any], recorded: Sequence[Any]) -> Decoded:
+    """What a file held; what it says of its rows is compared here, where their hashes are needed anyway."""
+    if not set(map(type, recorded)) <= {str, type(None)}:
+        raise BadFrame(f"{len(recorded)} recorded hashes, not all text")
+    found = tuple([each for row in problems if (each := _problem(row))])
+    return Decoded(episodes=tuple(episodes), problems=found, recorded=tuple(recorded)).checked()
 
 
 def _episodes(header: Mapping[str, Any], body: memoryview) -> Sequence[Episode]:

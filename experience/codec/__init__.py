@@ -48,9 +48,8 @@ def decode(
         InputError: the whole file cannot be read; ``truncated`` when it may merely be cut short.
     """
     with np.errstate(all="ignore"):  # what overflows becomes infinite, and is refused by name
-        return finish(
-            decoding(data, name=name, source_sha256=source_sha256, ingested_at=ingested_at, limits=limits)
-        )
+        steps = decoding(data, name=name, source_sha256=source_sha256, ingested_at=ingested_at, limits=limits)
+        return finish(steps).checked()
 
 
 def decoding(
@@ -61,7 +60,7 @@ def decoding(
     ingested_at: float,
     limits: Limits | None = None,
 ) -> Steps[Decoded]:
-    """Do the same in steps. NumPy must have been told to ignore overflows.
+    """Do the same in steps, but leave ``checked`` to the caller. NumPy must ignore overflows.
 
     Raises:
         InputError: as ``decode``, from one of the steps.

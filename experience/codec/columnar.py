@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from experience.alike import Alike, Laid
 from experience.codec.arrays import Array, to_obs
 from experience.codec.assemble import REQUIRED, canonical_steps
-from experience.codec.table_rows import DTYPES, FLAGS, Batch, RowReader, check_recorded, ended, restore
+from experience.codec.table_rows import DTYPES, FLAGS, Batch, RowReader, check_length, ended, restore
 from experience.episode import DEFAULTS, Episode
 from experience.errors import InputError
 from experience.fields import HEADER_FIELDS, STEP_FIELDS, header_values
@@ -50,7 +50,7 @@ def read_together(batch: Batch, rows: RowReader, first: int) -> Together | None:
 
 def _together(batch: Batch, rows: RowReader, places: Sequence[int]) -> Together:
     cells = dict(batch.cells)
-    recorded = [cells.pop(name, [None] * len(places)) for name in ("n_steps", "row_sha256")]
+    lengths = cells.pop("n_steps", [None] * len(places))
     laid = _laid(batch)
     arrays = _restored(laid, cells)
     outcomes = _outcomes(cells, len(places))
@@ -59,8 +59,8 @@ def _together(batch: Batch, rows: RowReader, places: Sequence[int]) -> Together:
         varying["episode_id"] = _names(varying.get("episode_id"), rows, places)
     steps = {name: Laid(array, laid[name].offsets) for name, array in _steps(arrays, common).items()}
     episodes = Alike(common=common | rows.provenance, varying=varying | outcomes, steps=steps).episodes()
-    for episode, n_steps, row_sha256 in zip(episodes, *recorded, strict=True):
-        check_recorded(episode, n_steps, row_sha256)
+    for episode, n_steps in zip(episodes, lengths, strict=True):
+        check_length(episode, n_steps)
     return Together(episodes, sum([each.values.nbytes for each in steps.values()]))
 
 

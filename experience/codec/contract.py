@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 from experience.episode import Episode
-from experience.errors import Problem
+from experience.errors import Problem, reject
 from experience.in_step import Steps
 
 
@@ -63,10 +64,43 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What a file held: its episodes, and a problem with its index for each that could not be read."""
+    """What a file held: its episodes, and a problem with its index for each that could not be read.
+
+    Attributes:
+        episodes: in the order of the file.
+        problems: ascending by index.
+        recorded: what the file says that each episode's ``row_sha256`` is, None where it does not; () where
+            that has been compared, or nothing is said of any. Nothing to build on before ``checked``.
+    """
 
     episodes: tuple[Episode, ...] = ()
     problems: tuple[Problem, ...] = ()
+    recorded: tuple[str | None, ...] = ()
+
+    def checked(self) -> "Decoded":
+        """Compare: an episode whose row is another than the file says becomes a problem.
+
+        Raises:
+            ValueError: ``recorded`` says something of more or fewer episodes.
+        """
+        if not self.recorded:
+            return self
+        unread = {problem.index for problem in self.problems}
+        places = (place for place in count() if place not in unread)
+        pairs = zip(self.episodes, self.recorded, strict=True)
+        kept, problems = [], list(self.problems)
+        for place, (episode, recorded) in zip(places, pairs, strict=False):
+            if recorded is None or recorded == episode.row_sha256:
+                kept.append(episode)
+            else:
+                problems.append(_other_row(episode, recorded, place))
+        problems.sort(key=lambda problem: problem.index or 0)
+        return Decoded(episodes=tuple(kept), problems=tuple(problems))
+
+
+def _other_row(episode: Episode, recorded: str, index: int) -> Problem:
+    accepted = f"{episode.row_sha256}, the sha256 of this row; leave the column out of rows that you change"
+    return reject("bad_value", "row_sha256", recorded, accepted, index=index).problem
 
 
 Reader = Callable[[bytes, Source], Decoded]

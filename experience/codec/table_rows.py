@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     n_rows: int
     steps: dict[str, NestedColumn]
     cells: dict[str, list[Any]]
+    recorded: list[str | None]
+    """What each row says that its hash is."""
 
 
 class RowReader:
@@ -72,7 +74,7 @@ class RowReader:
         }
         flags = {name: cells.pop(name) for name in FLAGS if name in cells}
         flags |= {name: last_flag(name, arrays.pop(name)) for name in FLAGS if name in arrays}
-        n_steps, row_sha256 = cells.pop("n_steps", None), cells.pop("row_sha256", None)
+        n_steps = cells.pop("n_steps", None)
         for name in DTYPES:
             restore(arrays, name, cells.pop(f"{name}_shape", None), cells.pop(f"{name}_dtype", None))
         final_obs = arrays.pop("final_obs", None)
@@ -87,7 +89,7 @@ class RowReader:
             data=self.data,
             index=index,
         )
-        check_recorded(episode, n_steps, row_sha256)
+        check_length(episode, n_steps)
         return episode
 
     def header(self, cells: dict[str, Any]) -> dict[str, Any]:
@@ -182,16 +184,11 @@ def _typed(name: str, array: Array, dtype: Any) -> Array:
     return result
 
 
-def check_recorded(episode: Episode, n_steps: Any, row_sha256: Any) -> None:
-    """What a row says of itself must be so.
+def check_length(episode: Episode, n_steps: Any) -> None:
+    """What a row says of its length must be so.
 
     Raises:
         InputError: it is not.
     """
     if n_steps is not None and n_steps != episode.n_steps:
         raise reject("bad_value", "n_steps", n_steps, f"{episode.n_steps}, the number of rewards")
-    if row_sha256 is not None and row_sha256 != episode.row_sha256:
-        accepted = (
-            f"{episode.row_sha256}, the sha256 of this row; leave the column out of rows that you change"
-        )
-        raise reject("bad_value", "row_sha256", row_sha256, accepted)

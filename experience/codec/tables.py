@@ -62,6 +62,7 @@ class TableReader:
         self._n_rows = 0
         self._decoded_bytes = 0
         self._episodes: list[Episode] = []
+        self._recorded: list[str | None] = []
         self._problems: list[Problem] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -77,14 +78,16 @@ class TableReader:
             self._add(self._columns(batch.slice(start, _BATCH_ROWS)))
 
     def finish(self) -> Decoded:
-        """Return what was read.
+        """Return what was read, not ``checked``.
 
         Raises:
             InputError: there was no row.
         """
         if not self._n_rows:
             raise reject("bad_shape", "rows", "0", "at least one row, each an episode")
-        return Decoded(episodes=tuple(self._episodes), problems=tuple(self._problems))
+        return Decoded(
+            episodes=tuple(self._episodes), problems=tuple(self._problems), recorded=tuple(self._recorded)
+        )
 
     def _columns(self, batch: pa.RecordBatch) -> Batch:
         steps: dict[str, NestedColumn] = {}
@@ -98,8 +101,9 @@ class TableReader:
                 steps[name] = NestedColumn(name, column)
             else:
                 cells[name] = cell_values(name, column, text=from_unicode if self._ours else None)
+        recorded = cells.pop("row_sha256", [None] * batch.num_rows)
         given = {name: values for name, values in cells.items() if values.count(None) < len(values)}
-        return Batch(batch.num_rows, steps, given)
+        return Batch(batch.num_rows, steps, given, [_as_text(value) for value in recorded])
 
     def _add(self, batch: Batch) -> None:
         room = self._source.limits.max_decoded_bytes - self._decoded_bytes
@@ -111,6 +115,7 @@ class TableReader:
         self._n_rows += batch.n_rows
         self._decoded_bytes += together.n_bytes
         self._episodes += together.episodes
+        self._recorded += batch.recorded
 
     def _add_row(self, batch: Batch, row: int) -> None:
         index = self._n_rows
@@ -126,6 +131,12 @@ class TableReader:
         if self._decoded_bytes > limit:
             raise reject("too_large", "decoded size", f"more than {limit} bytes", f"at most {limit} bytes")
         self._episodes.append(episode)
+        self._recorded.append(batch.recorded[row])
+
+
+def _as_text(value: Any) -> str | None:
+    """A hash as text; whatever else a column holds is none, and is told of as it is written."""
+    return value if value is None or isinstance(value, str) else repr(value)
 
 
 def read_batches(batches: Iterable[pa.RecordBatch], reader: TableReader) -> Decoded:

@@ -262,19 +262,22 @@ def test_arrays_that_are_not_there(message, block):
 @pytest.mark.parametrize(
     "job",
     [
-        [7, 0.0, None, 1, []],
-        [7, 0.0, None, 3, []],
-        [7, 0.0, None, -1, []],
-        [7, 0.0, None, None, []],
-        [7, 0.0, None, "2", []],
-        [7, 0.0, {"reason": "x"}, 2, []],
-        [7, 0.0, {"reason": "../x", "field": "a", "value": "b", "accepted": "c"}, 2, []],
-        [7, 0.0, {"reason": "x", "field": 1, "value": "b", "accepted": "c"}, 2, []],
-        [7, 0.0, {"reason": "x", "field": "a", "value": "b", "accepted": "c", "index": "1"}, 2, []],
-        [7, float("nan"), None, 2, []],
-        [7, 0.0, None, 2, [1]],
-        [7, 0.0, None, 2],
-        [None, 0.0, None, 2, []],
+        [7, 0.0, None, 1, [], []],
+        [7, 0.0, None, 3, [], []],
+        [7, 0.0, None, -1, [], []],
+        [7, 0.0, None, None, [], []],
+        [7, 0.0, None, "2", [], []],
+        [7, 0.0, {"reason": "x"}, 2, [], []],
+        [7, 0.0, {"reason": "../x", "field": "a", "value": "b", "accepted": "c"}, 2, [], []],
+        [7, 0.0, {"reason": "x", "field": 1, "value": "b", "accepted": "c"}, 2, [], []],
+        [7, 0.0, {"reason": "x", "field": "a", "value": "b", "accepted": "c", "index": "1"}, 2, [], []],
+        [7, float("nan"), None, 2, [], []],
+        [7, 0.0, None, 2, [1], []],
+        [7, 0.0, None, 2, []],
+        [7, 0.0, None, 2, [], None],
+        [7, 0.0, None, 2, [], [None]],
+        [7, 0.0, None, 2, [], [None, 1]],
+        [None, 0.0, None, 2, [], []],
         7,
     ],
 )
@@ -283,8 +286,32 @@ def test_jobs_that_do_not_fit_their_episodes(message, job):
 
 
 def test_a_job_does_not_give_back_episodes(message):
-    jobs = [[7, 0.0, None, 2, []], [8, 0.0, None, -2, []], [9, 0.0, None, 2, []]]
+    jobs = [[7, 0.0, None, 2, [], []], [8, 0.0, None, -2, [], []], [9, 0.0, None, 2, [], []]]
     refused(message, lambda header: header.update(jobs=jobs))
+
+
+def test_what_a_file_says_of_its_rows_is_compared_on_arrival(make_episode):
+    """The decoder process passes it on as it found it; rows 0 and 3 of the first file could not be read."""
+    episodes = tuple(make_episode(f"e{i}", seed=i) for i in range(5))
+    right = [episode.row_sha256 for episode in episodes]
+    unread = tuple(
+        Problem(reason="bad_shape", field="obs", value="x", accepted="rows", index=i) for i in (0, 3)
+    )
+    recorded = right[0], right[1][::-1], None, ""
+    first = Decoded(episodes=episodes[:4], problems=unread, recorded=recorded)
+    second = Decoded(episodes=episodes[4:], recorded=("\udcff",))
+    parts = wire.encode([Message(job=i, mtime_s=0.0, decoded=each) for i, each in enumerate((first, second))])
+    several, one = [message.decoded for message in wire.decode(parts[0], b"".join(parts[1:]))]
+    assert [episode.episode_id for episode in several.episodes] == ["e0", "e2"]
+    assert [(each.index, each.reason, each.value) for each in several.problems] == [
+        (0, "bad_shape", "x"),
+        (2, "bad_value", right[1][::-1]),
+        (3, "bad_shape", "x"),
+        (5, "bad_value", ""),
+    ]
+    assert several.problems[1].accepted.startswith(f"{right[1]}, the sha256 of this row")
+    assert (one.episodes, [each.value for each in one.problems]) == ((), ["\udcff"])
+    assert several.recorded == one.recorded == ()
 
 
 def test_what_an_episode_does_not_say_is_left_out(make_episode):

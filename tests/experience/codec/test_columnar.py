@@ -53,14 +53,14 @@ ODD_TEXTS = (
 
 
 def outcome(batches):
-    """What becomes of a file: the fields of its episodes and its problems, or why it cannot be read."""
+    """What becomes of a file: episodes, problems and recorded hashes, or why it cannot be read."""
     source = Source(name="e.arrow", sha256="s" * 64, ingested_at=5.0, limits=Limits())
     try:
         with np.errstate(all="ignore"):  # as ``decode`` does
             decoded = read_batches(batches, TableReader(batches[0].schema, source, b"bytes"))
     except Exception as error:  # noqa: BLE001 - whatever it is, it must be the same
         return type(error).__name__, getattr(error, "problem", str(error))
-    return [fields(episode) for episode in decoded.episodes], decoded.problems
+    return [fields(episode) for episode in decoded.episodes], decoded.problems, decoded.recorded
 
 
 def fields(episode):
@@ -127,6 +127,7 @@ def test_shards_are_read_together(both, make_episode, changes):
     assert together
     assert first == second
     assert [episode["row_sha256"] for episode in first[0]] == [row.episode.row_sha256 for row in rows]
+    assert first[2] == tuple(row.episode.row_sha256 for row in rows)
 
 
 def mutated():

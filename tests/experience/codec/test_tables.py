@@ -202,6 +202,7 @@ def test_final_observations_apart(table_of):
         ({"policy_version": [-1, 1]}, "bad_value", "policy_version"),
         ({"n_steps": [3, 1]}, "bad_value", "n_steps"),
         ({"row_sha256": ["0" * 64, None]}, "bad_value", "row_sha256"),
+        ({"row_sha256": [5, None]}, "bad_value", "row_sha256"),
         ({"obs_dtype": ["uint8", None]}, "bad_value", "obs"),
         ({"obs_dtype": ["O", None]}, "bad_dtype", "obs_dtype"),
         ({"obs_shape": [[3], None]}, "bad_shape", "obs_shape"),
@@ -217,6 +218,19 @@ def test_a_bad_row_is_refused_without_its_neighbor(table_of, columns, reason, fi
     decoded = table_of(columns)
     assert reasons(decoded) == [(0, reason, field)]
     assert [episode.episode_id for episode in decoded.episodes] == ["b"]
+
+
+def test_a_row_that_is_another_than_its_hash_says(table_of):
+    """Each is compared with its own, whatever stands before it."""
+    right = [episode.row_sha256 for episode in table_of().episodes]
+    assert len(table_of({"row_sha256": right}).episodes) == 2
+    changed = table_of({"row_sha256": right[::-1]})
+    assert changed.episodes == ()
+    assert [(problem.index, problem.value) for problem in changed.problems] == [(0, right[1]), (1, right[0])]
+    accepted = "the sha256 of this row; leave the column out of rows that you change"
+    assert [problem.accepted for problem in changed.problems] == [f"{each}, {accepted}" for each in right]
+    unread = table_of({"row_sha256": ["0" * 64, "x"], "terminated": [None, True]})
+    assert reasons(unread) == [(0, "missing_field", "terminated"), (1, "bad_value", "row_sha256")]
 
 
 @pytest.mark.parametrize(
