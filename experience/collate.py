@@ -28,7 +28,7 @@ def collate(episodes: Sequence[Episode], *, observation_shape: tuple[int, ...]) 
     rewards = [e.reward[:n] for e, n in pairs]
     return Batch(
         obs=np.concatenate([widen(e.obs[:n], observation_shape) for e, n in pairs]),
-        final_obs=np.stack([_final(e, n, observation_shape) for e, n in pairs]),
+        final_obs=np.concatenate([_final(e, n, observation_shape) for e, n in pairs]),
         action=np.concatenate([e.action[:n] for e, n in pairs]),
         reward=np.concatenate(rewards),
         logp=np.concatenate([_logp(e, n) for e, n in pairs]),
@@ -48,20 +48,18 @@ def usable_steps(episode: Episode) -> int:
 
 def widen(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Observations as float32 [N, *shape], or uint8 as they are; narrower vectors are filled with zeros."""
-    if rows.shape[1:] == shape and rows.dtype == np.uint8:
-        return rows
     if rows.shape[1:] == shape:
-        return np.asarray(rows, np.float32)
+        return rows if rows.dtype == np.uint8 else np.asarray(rows, np.float32)
     wide = np.zeros((len(rows), *shape), np.float32)
     wide[:, : rows.shape[1]] = rows
     return wide
 
 
 def _final(episode: Episode, steps: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """One row."""
     if episode.terminated:
-        return np.zeros(shape, episode.obs.dtype)
-    final: NDArray[Any] = widen(episode.obs[steps : steps + 1], shape)[0]
-    return final
+        return np.zeros((1, *shape), episode.obs.dtype)
+    return widen(episode.obs[steps : steps + 1], shape)
 
 
 def _logp(episode: Episode, steps: int) -> NDArray[np.float64]:
