@@ -339,8 +339,8 @@ def test_what_was_answered_before_a_death_counts(job):
         os.kill(decoder.pid, signal.SIGKILL)
         rest = verdicts(results)
         assert verdicts([first]) == [1]
-        assert rest.count("died") == 1
-        assert len(rest) == len(jobs) - 1
+        assert rest.count("died") <= 1  # none, where it had done by then what it had been sent
+        assert rest.count(1) == len(jobs) - 1 - rest.count("died")
         assert rest[-1] == 1
 
 
