@@ -155,6 +155,12 @@ class Ledger:
         ]
         self.runs.add(first, through, records)
 
+    def compact_readable(self, lineage: Lineage) -> None:
+        """Do so with all versions before the first whose ids are not known, and may yet be."""
+        self.refresh(lineage)
+        unknown = [version for version in self.unreadable if version > self.runs.compacted_through]
+        self.compact(min(unknown, default=lineage.head + 1) - 1, lineage)
+
     def _load_missing(self, lineage: Lineage) -> set[int]:
         """Read what is not in memory yet; the versions that belong there."""
         while True:

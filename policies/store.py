@@ -96,6 +96,8 @@ class CheckpointStore(StoredVersions):
     def keep_ids(self, version: int, entries: Sequence[LedgerEntry] | None = None) -> None:
         """Make the ids of an ancestor of the head, and of those before it, durable apart from their files.
 
+        As far as they are known: those of versions after one whose ids are not wait in memory.
+
         Args:
             version: the ancestor.
             entries: what it added, where its own files no longer tell; None: they do, or did.
@@ -105,8 +107,7 @@ class CheckpointStore(StoredVersions):
             self._ledger.refresh(lineage)
             if entries is not None:
                 self._ledger.restore(version, entries)
-            if not any(unreadable <= version for unreadable in self._ledger.unreadable):
-                self._ledger.compact(version, lineage)
+            self._ledger.compact_readable(lineage)
 
     def discard(self, version: int) -> None:
         """Remove a damaged version that is no ancestor of the head, and that a newer number follows."""

@@ -27,6 +27,7 @@ def chosen(items, *, protected=(), spared=(), **changes):
         ({"protected": {1, 6}}, [2, 3, 4, 5]),
         ({"keep_minutes": 1e6}, []),
         ({"keep_last": 6, "keep_bytes": 35}, [1, 2, 3]),
+        ({"keep_last": 4, "keep_bytes": 30}, [1, 2, 3]),
         ({"keep_last": 6, "keep_bytes": 0, "protected": {5, 6}}, [1, 2, 3, 4]),
         ({"keep_last": 6, "keep_bytes": 25, "spared": {1}, "protected": {6}}, [2, 3, 4, 5]),
         ({"keep_last": 6, "keep_bytes": 15, "spared": {1}, "protected": {6}}, [1, 2, 3, 4, 5]),

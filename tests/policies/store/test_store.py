@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,6 +320,19 @@ def test_an_ancestor_whose_ids_are_lost_is_reported_and_never_pruned(state):
     assert 2 in store.damaged(thorough=True)
 
 
+def test_ids_that_come_back_before_those_of_an_earlier_version_count_at_once(state):
+    chain(CheckpointStore(state), 4)
+    damage(state, 2, "manifest.json")
+    damage(state, 3, "manifest.json")
+    store = CheckpointStore(state)
+    assert learned(store, "e1", "e2", "e3") == {"e1": 1}
+    store.keep_ids(3, entries("e3"))
+    assert learned(store, "e1", "e2", "e3") == {"e1": 1, "e3": 3}
+    store.keep_ids(2, entries("e2"))
+    assert learned(store, "e1", "e2", "e3") == {"e1": 1, "e2": 2, "e3": 3}
+    assert learned(CheckpointStore(state), "e1", "e2", "e3", "e4") == {"e1": 1, "e2": 2, "e3": 3, "e4": 4}
+
+
 def test_ids_that_come_back_after_others_were_compacted_are_durable(state):
     chain(CheckpointStore(state), 6)
     damage(state, 2, "manifest.json")
@@ -435,18 +449,106 @@ def test_another_process_prunes_under_a_sleeper(state):
 def test_a_number_that_was_used_and_pruned_meanwhile_is_not_used_again(state, monkeypatch):
     """A rename onto it would succeed: the version would stand below the head, and count for nothing."""
     slow, busy = CheckpointStore(state), CheckpointStore(state)
-    base, real = chain(slow, 3), publishing.write_new
+    base = chain(slow, 3)
 
-    def overtaken(*arguments, **keywords):
-        real(*arguments, **keywords)
-        monkeypatch.undo()
+    def publish_and_prune():
         chain(busy, 5, base=base)
         assert 4 in busy.prune(keep_last=2, now_s=time.time() + 9, **FOREVER)
 
-    monkeypatch.setattr(publishing, "write_new", overtaken)
+    overtaken_once(monkeypatch, publish_and_prune)
     published = publish(slow, base, 100, "mine")
     assert (published.version, published.parents, added(published)) == (9, (8, 3), 108.0)
     assert learned(CheckpointStore(state), "e4", "e8", "mine") == {"e4": 4, "e8": 8, "mine": 9}
+
+
+def overtaken_once(monkeypatch, then):
+    """Let ``then`` happen when the next version has been written and not yet renamed."""
+    real = publishing.write_new
+
+    def write_new(*arguments, **keywords):
+        real(*arguments, **keywords)
+        monkeypatch.undo()
+        then()
+
+    monkeypatch.setattr(publishing, "write_new", write_new)
+
+
+def test_what_another_writer_published_is_not_taken_for_what_failed(state, monkeypatch):
+    slow, busy = CheckpointStore(state), CheckpointStore(state)
+    base = chain(slow, 3)
+
+    def publish_and_fail():
+        chain(busy, 1, base=base)
+        raise OSError(errno.ENOSPC, "injected")
+
+    overtaken_once(monkeypatch, publish_and_fail)
+    with pytest.raises(StoreError, match=r"publishing failed: .*injected"):
+        publish(slow, base, 100, "mine")
+    assert learned(slow, "e4", "mine") == {"e4": 4}
+
+
+def test_a_rename_that_is_lost_is_tried_again_under_the_next_number(state, monkeypatch):
+    """As where another writer honors no lock."""
+    slow, busy = CheckpointStore(state), CheckpointStore(state)
+    base, real = chain(slow, 3), slow._catalog.highest_used
+    stale = iter([3])
+
+    def overtake():
+        chain(busy, 1, base=base)
+        monkeypatch.setattr(slow._catalog, "highest_used", lambda: next(stale, None) or real())
+
+    overtaken_once(monkeypatch, overtake)
+    published = publish(slow, base, 100, "mine")
+    assert next(stale, None) is None
+    assert (published.version, published.parents, added(published)) == (5, (4, 3), 104.0)
+
+
+def test_numbers_end_with_an_error(state):
+    store = CheckpointStore(state)
+    base = chain(store, 1)
+    (state / "CURRENT").write_text("99999999\n")
+    with pytest.raises(StoreError, match="more than eight digits"):
+        publish(store, base, 1, "e2")
+    assert folders(state) == ["00000001"]
+
+
+def test_a_publish_leaves_nothing_open(state):
+    store = CheckpointStore(state)
+    base, before = chain(store, 2), open_descriptors()
+    chain(store, 20, base=base)
+    ends_s = time.monotonic() + 10.0
+    while open_descriptors() > before and time.monotonic() < ends_s:
+        time.sleep(0.01)  # the old CURRENT is closed by another thread
+    assert open_descriptors() <= before
+
+
+def open_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_names_are_made_durable_by_an_fsync_of_something_new(state, monkeypatch):
+    """One that failed before may succeed without having written anything."""
+    store, changed = CheckpointStore(state), []
+    chain(store, 1)
+    checkpoints, real = state / "checkpoints", publishing.fsync_folder
+    os.utime(checkpoints, (5, 5))
+
+    def fsync_folder(path):
+        changed.append(path == checkpoints and path.stat().st_mtime > 5)
+        real(path)
+
+    monkeypatch.setattr(publishing, "fsync_folder", fsync_folder)
+    store.repair_current()
+    assert changed == [True]
+
+
+def test_damaged_versions_that_repair_needs_are_never_pruned(state):
+    chain(CheckpointStore(state), 8)
+    for version in (5, 6, 7, 8):
+        damage(state, version)
+    store = CheckpointStore(state)
+    assert store.prune(keep_last=1, now_s=time.time() + 9, **FOREVER) == [1, 2, 3]
+    assert folders(state) == [f"{version:08d}" for version in (4, 5, 6, 7, 8)]
 
 
 def test_what_is_published_during_a_prune_keeps_its_ids(state, monkeypatch):
