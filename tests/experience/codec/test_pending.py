@@ -180,6 +180,13 @@ def test_each_has_the_limits_for_itself(limit):
     both(GOOD, Limits(max_decoded_bytes=limit))
 
 
+def test_each_has_the_limits_for_itself_also_where_numbers_become_wider():
+    files = [deposited(seed, 200, action=np.zeros(200, np.int8)) for seed in range(3)]
+    passes = [both(files, Limits(max_decoded_bytes=limit), files) for limit in range(5000, 25_000, 400)]
+    assert passes[0] == 0
+    assert passes[-1] == 3
+
+
 flips = st.lists(
     st.tuples(st.integers(0, 4), st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=4
 )
