@@ -212,6 +212,7 @@ class Loop:
             if not self._trainer.busy:
                 self._trainer.submit(self._store.confirm)
                 self._rollbacks.look()
+                self._housekeeping.look()
         self._beat()
 
     def _look_at_schedule(self) -> None:

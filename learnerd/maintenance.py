@@ -1,5 +1,6 @@
 """Maintenance: the calendar job: retention of what was learned, refused and published, and compaction."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -61,6 +62,7 @@ class Housekeeping:
         self._wake = wake
         self._due = self._compaction_due = False
         self._running: Future[None] | None = None
+        self._looked: Future[int] | None = None
         self._pruned_block = 0
         self._compaction = Compaction(
             spool=spool, store=store, trainer=trainer, reporter=reporter, clock=clock
@@ -69,6 +71,10 @@ class Housekeeping:
 
     def step(self) -> None:
         """Begin maintenance when it is due, and tell how the last one ended; call it every round."""
+        if self._looked is not None and self._looked.done():
+            looked, self._looked = self._looked, None
+            with contextlib.suppress(StoreError):  # the next look may find out
+                self.published(looked.result())
         try:
             if self._running is not None and self._running.done():
                 done, self._running = self._running, None
@@ -90,11 +96,16 @@ class Housekeeping:
             self._reporter.failure("maintenance_failed", error, remedy, unexpected=unexpected)
 
     def published(self, version: int) -> None:
-        """Prune the store from time to time."""
+        """Prune the store from time to time; not before it was told how what runs now has ended."""
         block = version // PRUNE_EVERY  # the number that it divides may be an online learner's
-        if block > self._pruned_block:
+        if block > self._pruned_block and self._running is None:
             self._pruned_block = block
             self._running = self._trainer.submit(self._prune)
+
+    def look(self) -> None:
+        """See what others have published: it is pruned too where nothing is learned here."""
+        if self._looked is None:
+            self._looked = self._trainer.submit(self._store.highest_used)
 
     def clock_stepped(self) -> None:
         """Have the calendar look at the wall clock anew."""
