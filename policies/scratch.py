@@ -78,8 +78,10 @@ def _is_dead(folder: Path, now_s: float) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return True  # it cannot be locked here
     finally:
         os.close(descriptor)
     return True

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from store_tools import SPEC, added, delta, entries, entry, folders, initial, publish, scalar
 
-from policies import publishing
+from policies import publishing, scratch
 from policies.checkpoint import Delta
 from policies.errors import (
     AlreadyLearned,
@@ -714,6 +714,17 @@ def test_young_leftovers_are_spared(state):
     (state / "checkpoints" / ".tmp-young").mkdir()
     store.sweep()
     assert ".tmp-young" in folders(state)
+
+
+def test_where_folders_cannot_be_locked_age_alone_decides(state, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(scratch.fcntl, "flock", refuse)
+    state.mkdir()
+    with scratch_folder(state) as folder:
+        assert not scratch._is_dead(folder, time.time() + 30.0)
+        assert scratch._is_dead(folder, time.time() + 90.0)
 
 
 def test_too_many_open_files_is_no_damage(state, monkeypatch):
