@@ -156,10 +156,7 @@ class Cycle:
                 log.debug("trained_again", reason=str(error))
                 base, kept = self._base(kept)
                 continue
-            self._archive(published, learned.episodes)
-            self._judge.published(published, learned.episodes, ruling)
-            for arrival in kept:
-                self._admission.learned(arrival)
+            self._finish(published, learned, kept, ruling)
             return CycleReport(
                 published=published,
                 learned=learned,
@@ -176,15 +173,7 @@ class Cycle:
                 verdict=ruling.verdict,
                 failed=failed,
             )
-        return CycleReport(
-            published=None,
-            learned=None,
-            arrivals=(),
-            head=self._store.head(),
-            set_aside=set_aside,
-            buffered=self.buffered,
-            failed=failed,
-        )
+        return self._without_version(set_aside, failed)
 
     @property
     def needed(self) -> tuple[int, ...]:
@@ -314,6 +303,27 @@ class Cycle:
         )
         self._admission.published(published, entries)
         return published
+
+    def _finish(
+        self, published: Checkpoint, learned: Learned, arrivals: Sequence[Arrival], ruling: Ruling
+    ) -> None:
+        """Archive what was learned, and let go of its files."""
+        self._archive(published, learned.episodes)
+        self._judge.published(published, learned.episodes, ruling)
+        for arrival in arrivals:
+            self._admission.learned(arrival)
+
+    def _without_version(self, set_aside: Mapping[str, str], failed: Verdict | None) -> CycleReport:
+        """The report of a cycle in which nothing was left to learn from."""
+        return CycleReport(
+            published=None,
+            learned=None,
+            arrivals=(),
+            head=self._store.head(),
+            set_aside=set_aside,
+            buffered=self.buffered,
+            failed=failed,
+        )
 
     def _archive(self, published: Checkpoint, episodes: Sequence[Episode]) -> None:
         version, note = published.version, note_of(published)
