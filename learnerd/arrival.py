@@ -33,6 +33,11 @@ class Arrival:
         """Steps still to be learned from."""
         return sum(episode.n_steps for episode in self.episodes)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of what may be large of them: observations and masks."""
+        return sum([e.obs.nbytes + (0 if e.mask is None else e.mask.nbytes) for e in self.episodes])
+
     def keeping(self, episodes: tuple[Episode, ...]) -> "Arrival":
         """Return the same file with only ``episodes`` left."""
         return replace(self, episodes=episodes)

@@ -224,6 +224,7 @@ class Batch(Table):
     max_wait_s: PositiveOrZero = 5.0
     chunk_episodes: Count = 8
     max_steps: Count = 200_000
+    max_bytes: Count = 268_435_456
     max_chunks: Count = 8
     reuse: Annotated[float, Field(ge=1)] = 1.0
     replay_episodes: Count = 1000

@@ -287,6 +287,9 @@ class Loop:
                 self._pending.add([arrival], now_s=self._clock.monotonic())
                 if self._drain_left_s == 0.0 and self._draining:
                     return  # the others are claimed: the next start takes them up
+                if self._pending.overflows:
+                    self._next_scan_s = self._clock.monotonic()  # the next scan does
+                    return
 
     def _scan(self) -> None:
         """Look at the whole inbox; "once" takes only what was there at the first time."""
