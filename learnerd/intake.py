@@ -1,6 +1,7 @@
 """Intake: claim → decode → sort, so that admitted episodes wait in memory, few at a time."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,8 +30,11 @@ _READ_AGAIN = frozenset({"truncated", "unreadable"})
 Meanwhile = Callable[[], Iterable[Claim]]
 """Done while the decoder works; returns what else it is to work on."""
 
-SLICE_FILES = 64
-"""Files claimed and decoded between two looks at signals and the clock."""
+SLICE_FILES = 256
+"""Files claimed and decoded between two looks at signals and the clock: 50 ms of small ones."""
+
+SLICE_BYTES = 2**25
+"""No further file is claimed for a slice that holds so many; the slowest take some seconds for them."""
 
 SLICE_CLAIMS = 1024
 """Files claimed between two looks while nothing is decoded."""
@@ -62,6 +66,11 @@ class Backlog:
         for name in taken:
             del self.names[name]
         return taken
+
+    def put_back(self, names: Iterable[str]) -> None:
+        """Put ``names`` at the front again."""
+        if first := dict.fromkeys(names):
+            self.names = first | self.names
 
 
 class Intake:
@@ -195,7 +204,7 @@ class Intake:
         names = self._backlog.take(room - len(unread))
         if names:
             self._decoder.start()  # before attempts count: being killed meanwhile is no file's fault
-        claims = (claim for claim in map(self._claim, names, _ids(len(names))) if claim)
+        claims = self._claims(names)
         first = list(islice(claims, SLOTS))  # the others while the decoder works on these
         more = functools.partial(self._synced, claims)
         yield from self._admitted(self._decode(first, resumed=False, meanwhile=more))
@@ -244,6 +253,19 @@ class Intake:
             if len(arrivals) > 1:
                 self._admission.foresee(arrivals)
             yield from arrivals
+
+    def _claims(self, names: Sequence[str]) -> Iterator[Claim]:
+        """Claim files one after another; those that a slice has no room for go back to the backlog."""
+        left = iter(names)
+        n_bytes = 0
+        for name, claim_id in zip(left, _ids(len(names)), strict=True):
+            claim = self._claim(name, claim_id)
+            if claim is not None:
+                yield claim
+                n_bytes += _size_bytes(claim)
+            if n_bytes >= SLICE_BYTES:
+                break
+        self._backlog.put_back(left)
 
     def _claim(self, name: str, claim_id: str | None = None, *, attempt: int = 1) -> Claim | None:
         try:
@@ -320,6 +342,13 @@ class Intake:
 
     def _retry(self, claim: Claim, *, delay_s: float, resumed: bool) -> None:
         self._retries.append(Retry(claim=claim, due_s=self._clock.monotonic() + delay_s, resumed=resumed))
+
+
+def _size_bytes(claim: Claim) -> int:
+    try:
+        return os.lstat(claim.location).st_size
+    except OSError:
+        return 0  # taken back meanwhile: the decoder says so
 
 
 def _ids(count: int) -> list[str]:

@@ -11,7 +11,7 @@ from experience.episode import Episode
 from experience.errors import reject
 from experience.spool import Spool
 from learnerd.clock import Clock
-from learnerd.intake import MAX_ATTEMPTS, Intake
+from learnerd.intake import MAX_ATTEMPTS, SLICE_BYTES, Intake
 
 
 def episode(name):
@@ -257,6 +257,21 @@ def test_the_decoder_begins_before_all_of_a_slice_is_claimed(intake, monkeypatch
     assert seen == [(16, 16)]
     works = [intake._spool.work_path(arrival.claim).name for arrival in arrivals]
     assert [works.count(name) for name in dict.fromkeys(works)] == [16, 16, 3]
+
+
+def test_large_files_are_claimed_few_at_a_time_and_in_their_order(intake):
+    inbox = intake._spool.root / "in"
+    for name in ("a.npz", "b.npz", "c.npz"):
+        with (inbox / name).open("r+b") as file:
+            file.truncate(SLICE_BYTES // 2)
+    intake.note(["a.npz", "b.npz", "c.npz"])
+    assert [arrival.claim.name for arrival in intake.take(64)] == ["a.npz", "b.npz"]
+    assert [path.name for path in inbox.iterdir()] == ["c.npz"]
+    (inbox / "d.npz").write_bytes(b"")
+    intake.note(["d.npz", "c.npz"])
+    assert intake.has_work
+    assert [arrival.claim.name for arrival in intake.take(64)] == ["c.npz", "d.npz"]
+    assert intake.idle
 
 
 def test_a_claim_that_fails_costs_no_other_one(intake, monkeypatch):
