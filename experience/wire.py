@@ -2,8 +2,9 @@
 
 A frame is ``<4s I Q``: magic, header bytes, body bytes; then the header, then the arrays' bytes. It holds the
 results of one job, or of several that were worked on together: what their episodes have in common stands in
-it once, and the steps of all of them stand end to end, one block for each field, dtype and shape, at a
-multiple of 16. The reader takes nothing on trust: the decoder process has just parsed a stranger's file.
+it once, what differs in a list for each field, and the steps of all of them stand end to end, one block for
+each field, dtype and shape, at a multiple of 16. The reader takes nothing on trust: the decoder process has
+just parsed a stranger's file.
 """
 
 import dataclasses
@@ -43,7 +44,9 @@ _NESTED: Mapping[str, Any] = {"action_space": None, "observation_space": None, "
 _PLAIN = tuple(
     item.name for item in dataclasses.fields(Episode) if item.name not in _ARRAYS and item.name not in _NESTED
 )
-"""Fields that are left out where the first episode of the frame has the same."""
+"""Fields that stand once where all episodes of the frame have the same."""
+_OWN = "episode_id"
+"""Always a list: so many episodes there are."""
 _TUPLES = ("tags", "observation_shape")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("episode_id", "client_id", "agent_id", "source_sha256", "source_name"), (str,)),
@@ -83,12 +86,12 @@ class Message:
 def encode(messages: Sequence[Message]) -> list[Part]:
     """Return one frame for ``messages`` in pieces, to be written one after another; arrays are not copied."""
     episodes = [e for message in messages if message.decoded for e in message.decoded.episodes]
-    first = {name: vars(episodes[0])[name] for name in _PLAIN} if episodes else {}
+    common, varying = _columns(episodes)
     blocks, parts, n_bytes = _blocks(episodes)
     header = {
         "jobs": [_job_row(message) for message in messages],
-        "first": first,
-        "episodes": _rows(episodes, first),
+        "common": common,
+        "varying": varying,
         "blocks": blocks,
     }
     text = json.dumps(header).encode()
@@ -109,17 +112,22 @@ def _problem_row(problem: Problem | None) -> dict[str, Any] | None:
     return None if problem is None else dataclasses.asdict(problem)
 
 
-def _rows(episodes: Sequence[Episode], first: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each says of itself; field by field, as most of them are the same in all."""
+def _columns(episodes: Sequence[Episode]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """What all of them have, and what differs, field by field."""
     fields = [vars(episode) for episode in episodes]
-    rows: list[dict[str, Any]] = [{} for _ in fields]
-    for name, usual in (*first.items(), *_NESTED.items()):
+    common: dict[str, Any] = {}
+    varying: dict[str, list[Any]] = {_OWN: [each[_OWN] for each in fields]}
+    for name in _PLAIN if episodes else ():
         values = [each[name] for each in fields]
-        if values.count(usual) < len(values):
-            for row, value in zip(rows, values, strict=True):
-                if value != usual:
-                    row[name] = value
-    return rows
+        if values.count(values[0]) < len(values):
+            varying[name] = values
+        elif name != _OWN:
+            common[name] = values[0]
+    for name, default in _NESTED.items():
+        values = [each[name] for each in fields]
+        if values.count(default) < len(values):
+            varying[name] = values
+    return common, varying
 
 
 def _blocks(episodes: Sequence[Episode]) -> tuple[list[list[Any]], list[Part], int]:
@@ -215,12 +223,16 @@ def _decoded(episodes: Sequence[Episode], problems: Sequence[Any], recorded: Seq
 
 
 def _episodes(header: Mapping[str, Any], body: memoryview) -> Sequence[Episode]:
-    first, rows = header["first"], header["episodes"]
+    common = {name: _column(name, [value])[0] for name, value in header["common"].items()}
+    varying = {name: _column(name, values) for name, values in header["varying"].items()}
+    n_episodes = len(varying[_OWN])
     blocks = list(_laid(header["blocks"], body))
-    everyone = list(range(len(rows)))
-    if len(rows) > 1 and all(places == everyone for _, places, _ in blocks):
-        return _alike(first, rows, {name: laid for name, _, laid in blocks}).episodes()
-    values = [{name: _as_field(name, value) for name, value in {**first, **row}.items()} for row in rows]
+    everyone = list(range(n_episodes))
+    if n_episodes > 1 and all(places == everyone for _, places, _ in blocks):
+        steps = {name: laid for name, _, laid in blocks}
+        return Alike(common=common, varying=varying, steps=steps).episodes()
+    rows = zip(*varying.values(), strict=True)
+    values = [{**common, **dict(zip(varying, row, strict=True))} for row in rows]
     for name, places, laid in blocks:
         for place, array in zip(places, laid.cut(), strict=True):
             values[place][name] = array
@@ -240,17 +252,9 @@ def _laid(blocks: Sequence[Any], body: memoryview) -> Iterator[tuple[str, list[i
         yield name, places, Laid(block.reshape(offsets[-1], *shape), offsets)
 
 
-def _alike(first: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], steps: Mapping[str, Laid]) -> Alike:
-    """All episodes of a frame, which have the same fields."""
-    own = set().union(*rows)
-    common = {name: _as_field(name, value) for name, value in first.items() if name not in own}
-    defaults = {**_NESTED, **first}
-    varying = {name: [_as_field(name, row.get(name, defaults[name])) for row in rows] for name in own}
-    return Alike(common=common, varying=varying, steps=steps)
-
-
-def _as_field(name: str, value: Any) -> Any:
-    """Look at its type; JSON has no tuples."""
-    if type(value) not in _TYPES[name]:
-        raise BadFrame(f"{name} is a {type(value).__name__}")
-    return tuple(value) if name in _TUPLES and value is not None else value
+def _column(name: str, values: list[Any]) -> list[Any]:
+    """Look at the types of a field's values; JSON has no tuples."""
+    types = set(map(type, values))
+    if type(values) is not list or not types.issubset(_TYPES[name]):
+        raise BadFrame(f"{name} of types {types}")
+    return [None if value is None else tuple(value) for value in values] if name in _TUPLES else values

@@ -98,28 +98,34 @@ REWARD = 2
 @pytest.mark.parametrize(
     "change",
     [
-        ("first", "unknown", 1),
-        ("first", "obs", [1.0]),
-        ("first", "logp", [1.0]),
-        ("first", "client_id", "\n"),
-        ("first", "client_id", 3),
-        ("first", []),
-        ("first", {}),
-        ("episodes", 1, "unknown", 1),
-        ("episodes", 1, "logp", [1.0]),
-        ("episodes", 1, "episode_id", ""),
-        ("episodes", 1, "episode_id", 3),
-        ("episodes", 1, "policy_version", -1),
-        ("episodes", 1, "policy_version", 1.5),
-        ("episodes", 1, "terminated", "yes"),
-        ("episodes", 1, "source_name", 3),
-        ("first", "segment", True),
-        ("first", "env_id", []),
-        ("first", "extensions", []),
-        ("episodes", 1, "ended_at", "x"),
-        ("episodes", 1, "tags", 3),
-        ("episodes", 1, []),
-        ("episodes", [{}, {}]),
+        ("common", "unknown", 1),
+        ("common", "obs", [1.0]),
+        ("common", "logp", [1.0]),
+        ("common", "episode_id", "e"),
+        ("common", "client_id", "\n"),
+        ("common", "client_id", 3),
+        ("common", []),
+        ("varying", {"episode_id": ["a", "b", "c"]}),
+        ("varying", "unknown", [1, 1, 1]),
+        ("varying", "logp", [[1.0]] * 3),
+        ("varying", "env_id", ["same"] * 3),
+        ("varying", "episode_id", ["a", "", "c"]),
+        ("varying", "episode_id", ["a", 3, "c"]),
+        ("varying", "episode_id", "abc"),
+        ("varying", "episode_id", ["a", "b"]),
+        ("varying", "policy_version", [1, -1, 1]),
+        ("varying", "policy_version", [1, 1.5, 1]),
+        ("varying", "terminated", [True, "yes", True]),
+        ("varying", "ended_at", [1.0, 2.0]),
+        ("varying", "ended_at", [1.0, 2.0, 3.0, 4.0]),
+        ("varying", "ended_at", [1.0, "x", 2.0]),
+        ("varying", "ended_at", 1.0),
+        ("varying", "tags", [[], 3, []]),
+        ("varying", []),
+        ("varying", {}),
+        ("common", "segment", True),
+        ("common", "env_id", []),
+        ("common", "extensions", []),
         ("blocks", []),
         ("blocks", REWARD, 0, "env_id"),
         ("blocks", REWARD, 0, "logp"),
@@ -317,23 +323,23 @@ def test_what_a_file_says_of_its_rows_is_compared_on_arrival(make_episode):
 def test_what_an_episode_does_not_say_is_left_out(make_episode):
     prefix, rest = frame(Message(job=1, mtime_s=0.0, decoded=Decoded(episodes=(make_episode(),))))
     _, n_header, _ = wire.PREFIX.unpack(prefix)
-    (row,) = json.loads(rest[:n_header])["episodes"]
-    assert row == {}
+    header = json.loads(rest[:n_header])
+    assert header["varying"] == {"episode_id": [make_episode().episode_id]}
+    assert header["common"].keys().isdisjoint(wire._NESTED)
 
 
 @pytest.mark.parametrize("change", [{"unknown": 1}, {"terminated": None}, {"obs": [1.0]}, {"logp": [1.0]}])
-@pytest.mark.parametrize("where", ["first", "episodes"])
-def test_a_row_of_other_fields_is_no_frame(message, change, where):
+@pytest.mark.parametrize("where", ["common", "varying"])
+def test_other_fields_are_no_frame(message, change, where):
     """The decoder process may have been taken over by the file that it read."""
 
     def apply(header):
-        row = header["first"] if where == "first" else header["episodes"][1]
         for name, value in change.items():
-            header["first"].pop(name, None)
-            row.pop(name, None)
+            header["common"].pop(name, None)
+            header["varying"].pop(name, None)
             header["blocks"] = [block for block in header["blocks"] if block[0] != name]
             if value is not None:
-                row[name] = value
+                header[where][name] = value if where == "common" else [value] * 2
 
     refused(message, apply)
 
