@@ -267,16 +267,20 @@ def test_a_decoder_that_is_closed_meanwhile_yields_nothing(job):
         assert list(decoder.decode([job("a.jsonl")], meanwhile=lambda: decoder.close() or jobs)) == []
 
 
+def run_alone(code):
+    """What a fresh Python process prints that does ``code``."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(experience.__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+
+
 def test_what_libraries_print_is_no_frame():
     code = (
         "import os; from experience.decode_child import _take_output; output = _take_output();"
         "os.write(1, b'noise'); output.write(b'frame'); output.flush()"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(experience.__file__).parents[1])}
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=True
-    )
-    assert (found.stdout, found.stderr) == (b"frame", b"noise")
+    found = run_alone(code)
+    assert (found.stdout, found.stderr) == ("frame", "noise")
 
 
 def test_what_is_to_be_done_meanwhile_is_done_once_before_any_result(shared, job):
@@ -477,8 +481,4 @@ def test_decoding_loads_neither_torch_nor_pyarrow():
         "import sys, experience.codec, experience.codec.npz, experience.codec.jsonl, experience.decoder;"
         "print(sorted({'torch', 'pyarrow', 'safetensors', 'filelock', 'pickle'} & set(sys.modules)))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(experience.__file__).parents[1])}
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert found.stdout.strip() in ("[]", "['pickle']")  # numpy itself imports pickle
+    assert run_alone(code).stdout.strip() in ("[]", "['pickle']")  # numpy itself imports pickle

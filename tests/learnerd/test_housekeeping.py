@@ -35,7 +35,7 @@ def test_pruned_as_often_where_an_online_learner_takes_every_other_number(housek
 
 def test_nothing_hides_how_maintenance_ended(housekeeping, parts):
     nightly = Future()
-    parts["trainer"].submit.return_value = nightly
+    parts["trainer"].submit.side_effect = [nightly, Future()]
     housekeeping.make_room()
     housekeeping.step()
     housekeeping.published(PRUNE_EVERY)
